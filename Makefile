@@ -1,0 +1,67 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for whoever works on renewer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SECONDS_OF_SOAK ?= 600
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test check imports fmt unit cover soak bench constraints clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## from nothing: environment, install, the daemon at work against the emulator
+	$(BIN)/renewer demo $(ARGS)
+
+dev: $(VENV)/.dev ## the environment with everything for development
+
+test: check unit ## every check and every test
+
+check: $(VENV)/.dev imports ## ruff, mypy, basedpyright, import rules, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --level error
+	$(BIN)/codespell
+
+imports: $(VENV)/.dev ## who may import whom
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev ## the tests alone
+	$(BIN)/python -m pytest -m "not soak"
+
+cover: $(VENV)/.dev ## branch coverage
+	$(BIN)/coverage run -m pytest -m "not soak" -q
+	$(BIN)/coverage report
+
+soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
+	RENEWER_SOAK_SECONDS=$(SECONDS_OF_SOAK) $(BIN)/python -m pytest -m soak -s
+
+bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios
+	$(BIN)/python -m benchmarks
+
+fmt: $(VENV)/.dev ## format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: $(VENV)/.dev ## pin everything anew
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-header --python-version 3.11 \
+		--upgrade --group dev pyproject.toml -o constraints.txt
+
+clean: ## remove the environment and what tools left behind
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .benchmarks
+
+$(VENV)/.pip:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "renewer needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	@touch $@
