@@ -1,0 +1,144 @@
+"""What the core asks for: attempts to be made or cancelled, and news to be told.
+
+Instants are monotonic seconds. An attempt's `abandon_at` is when the shell cancels it; the core itself goes on
+earlier, at a deadline of its own, and still accepts an answer that comes in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
+    from renewer.core.states import LossReason, OperationState
+
+
+@dataclass(frozen=True, slots=True)
+class StartAcquire:
+    """Acquire the lease anew as `epoch`."""
+
+    spec: LeaseSpec
+    epoch: int
+    attempt: int
+    due_at: float
+    abandon_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartRenew:
+    """Renew the lease of `epoch`."""
+
+    spec: LeaseSpec
+    epoch: int
+    attempt: int
+    due_at: float
+    abandon_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartRelease:
+    """Give the lease back, or tidy up what is left of a lost one; nothing waits for the outcome."""
+
+    spec: LeaseSpec
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAttempt:
+    """Stop waiting for this attempt; its outcome is no longer wanted."""
+
+    key: LeaseId | OperationId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartSubmit:
+    """Send the operation's first request."""
+
+    spec: OperationSpec
+    attempt: int
+    due_at: float
+    abandon_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartPoll:
+    """Ask how the operation stands."""
+
+    spec: OperationSpec
+    ticket: object
+    attempt: int
+    due_at: float
+    abandon_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartFetch:
+    """Fetch the result of a finished operation."""
+
+    spec: OperationSpec
+    ticket: object
+    attempt: int
+    due_at: float
+    abandon_at: float
+
+
+class LeaseNews(StrEnum):
+    """What can be told of a lease."""
+
+    REGISTERED = "registered"
+    ACQUIRED = "acquired"
+    REACQUIRED = "reacquired"
+    ACQUIRE_FAILED = "acquire_failed"
+    RENEWED = "renewed"
+    RENEW_FAILED = "renew_failed"
+    AT_RISK = "at_risk"
+    RECOVERED = "recovered"
+    LOST = "lost"
+    RELEASED = "released"
+    FORGOTTEN = "forgotten"
+
+
+@dataclass(frozen=True, slots=True)
+class TellLease:
+    """News of a lease. `margin_s` is what was left of the lock when a renewal was acknowledged."""
+
+    news: LeaseNews
+    spec: LeaseSpec
+    epoch: int
+    at: float
+    reason: LossReason | None = None
+    failure: str | None = None
+    detail: str | None = None
+    margin_s: float | None = None
+    final: bool = False
+
+
+class OperationNews(StrEnum):
+    """What can be told of an operation."""
+
+    REGISTERED = "registered"
+    POLLED = "polled"
+    POLL_FAILED = "poll_failed"
+    UNKNOWN_STATUS = "unknown_status"
+    STATE_CHANGED = "state_changed"
+    FORGOTTEN = "forgotten"
+
+
+@dataclass(frozen=True, slots=True)
+class TellOperation:
+    """News of an operation, in `state` after it."""
+
+    news: OperationNews
+    spec: OperationSpec
+    state: OperationState
+    at: float
+    failure: str | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+
+
+Attempt = StartAcquire | StartRenew | StartSubmit | StartPoll | StartFetch
+Effect = Attempt | StartRelease | CancelAttempt | TellLease | TellOperation

@@ -1,0 +1,102 @@
+"""What the core is told: registrations, wishes, and the outcomes of attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from renewer.core.model import (
+    Failure,
+    Grant,
+    LeaseId,
+    LeaseSpec,
+    OperationId,
+    OperationSpec,
+    PollAnswer,
+    Result,
+    Transient,
+)
+from renewer.core.states import LossReason
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRegistered:
+    """Someone wants this lease kept. A second registration of the same id changes nothing."""
+
+    spec: LeaseSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """An attempt to acquire or renew succeeded."""
+
+    lease_id: LeaseId
+    epoch: int
+    attempt: int
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAttemptFailed:
+    """An attempt to acquire or renew failed."""
+
+    lease_id: LeaseId
+    epoch: int
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The target noticed, outside any attempt, that what carried the lease is gone."""
+
+    lease_id: LeaseId
+    epoch: int
+    reason: LossReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReleaseRequested:
+    """The owner is done with the lease."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRegistered:
+    """Someone wants this operation followed. `first` is the service's first answer when the caller brings it along."""
+
+    spec: OperationSpec
+    first: PollAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationAnswered:
+    """A first request or a poll was answered."""
+
+    operation_id: OperationId
+    attempt: int
+    answer: PollAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFetched:
+    """The result of a finished operation arrived."""
+
+    operation_id: OperationId
+    attempt: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class OperationAttemptFailed:
+    """A request for an operation failed; the operation itself may be well."""
+
+    operation_id: OperationId
+    attempt: int
+    failure: Transient
+
+
+LeaseEvent = LeaseRegistered | LeaseGranted | LeaseAttemptFailed | LinkLost | LeaseReleaseRequested
+OperationEvent = OperationRegistered | OperationAnswered | ResultFetched | OperationAttemptFailed
+Event = LeaseEvent | OperationEvent

@@ -1,0 +1,384 @@
+"""One lease: its record, and what each event and each passing instant does to it.
+
+Every method takes the time and returns effects; `wake_at` says when `advance` has something to do. The table of
+`states` says what may follow what; this module says when, and what is to be done about it.
+
+Attempts overlap on purpose. When an answer is late the next attempt starts, but the earlier one is still listened to:
+a broker with a second of latency then costs nothing, where cancelling and asking again would never get an answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from renewer.core.effects import (
+    CancelAttempt,
+    Effect,
+    LeaseNews,
+    StartAcquire,
+    StartRelease,
+    StartRenew,
+    TellLease,
+)
+from renewer.core.model import Grant, LeaseSpec, Terminal, Transient
+from renewer.core.states import LEASE_TRANSITIONS, LeaseSignal, LeaseState, LossReason, is_over
+from renewer.core.timing import full_jitter_s, renewal_attempt_s, renewal_due_at, renewal_retry_s
+
+if TYPE_CHECKING:
+    from renewer.core.events import LeaseAttemptFailed, LeaseGranted, LinkLost
+
+_EMPTY_RETRY_S = 1.0
+"""How long to wait after "no session is free": the broker has already waited before it said so."""
+
+_LONGEST_PAUSE_S = 300.0
+"""How long a broker can make us wait before we ask for a lock again, whatever number it sends."""
+
+_ACQUIRE_GRACE_S = 1.0
+"""How long the shell may take to report an acquisition that it cancelled at its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The last time a lease was lost."""
+
+    epoch: int
+    reason: LossReason
+    detail: str
+    at: float
+
+
+@dataclass(slots=True)
+class Lease:
+    """A lease and everything the core knows of it. Instants are monotonic seconds, spans seconds.
+
+    Read it from outside; change it only through its methods.
+    """
+
+    spec: LeaseSpec
+    registered_at: float
+    state: LeaseState = LeaseState.ACQUIRING
+    epoch: int = 0
+    session_id: str | None = None
+    acquired_at: float | None = None
+    expires_at: float = 0.0
+    duration_s: float = 0.0
+    locked_until: float | None = None
+    renewals: int = 0
+    losses: int = 0
+    last_loss: Loss | None = None
+    last_margin_s: float | None = None
+    min_margin_s: float | None = None
+    last_error: str | None = None
+    next_attempt_at: float | None = None
+    failures: int = 0
+    _attempt: int = 0
+    _attempt_until: float | None = None
+    _outstanding: deque[int] = field(default_factory=deque)
+    _anchored_at: float = 0.0
+    _at_risk_since: float | None = None
+    _forget_at: float | None = None
+
+    @property
+    def forget_at(self) -> float | None:
+        """When the record of an ended lease may go; None while it lives."""
+        return self._forget_at
+
+    def margin_s(self, now: float) -> float | None:
+        """What is left of the lock at `now`; None while there is none."""
+        if self.state in (LeaseState.HELD, LeaseState.AT_RISK):
+            return self.expires_at - now
+        return None
+
+    def register(self, now: float) -> list[Effect]:
+        """Begin: the first acquisition is due at once."""
+        self.next_attempt_at = now
+        return [self._tell(LeaseNews.REGISTERED, now)]
+
+    def wake_at(self) -> float | None:
+        """When `advance` next has something to do."""
+        if is_over(self.state):
+            return self._forget_at
+        timers = [self.next_attempt_at, self._attempt_until, self._give_up_at()]
+        if self.state is LeaseState.HELD:
+            timers.append(self.expires_at)
+        return min((timer for timer in timers if timer is not None), default=None)
+
+    def advance(self, now: float, fraction: float) -> list[Effect]:
+        """Do what has fallen due at `now`."""
+        effects: list[Effect] = []
+        if is_over(self.state):
+            return effects
+        give_up_at = self._give_up_at()
+        if give_up_at is not None and give_up_at <= now:
+            return self._give_up(now)
+        if self.state is LeaseState.HELD and self.expires_at <= now:
+            self._move(LeaseSignal.OVERDUE)
+            self._at_risk_since = now
+            effects.append(self._tell(LeaseNews.AT_RISK, now, detail="no renewal was acknowledged in time"))
+        if self._attempt_until is not None and self._attempt_until <= now:
+            effects += self._attempt_overran(now, fraction)
+        if self.next_attempt_at is not None and self.next_attempt_at <= now:
+            effects += self._start_attempt(now)
+        return effects
+
+    def granted(self, event: LeaseGranted, now: float, fraction: float) -> list[Effect]:
+        """An acquisition or a renewal succeeded."""
+        acquiring = self.state is LeaseState.ACQUIRING
+        if not self._concerns(event.epoch):
+            # Acquired after we gave up: give it back, or it stays locked with nobody to use it.
+            stray = is_over(self.state) and event.epoch > self.epoch
+            return [StartRelease(self.spec, event.epoch)] if stray else []
+        current = self._settle_attempt(event.attempt)
+        if acquiring:
+            return self._acquired(event.grant, now, fraction)
+        if not current and event.grant.anchored_at < self._anchored_at:
+            # The answer to an attempt that was overtaken by a later one: true, but no news.
+            return []
+        return self._renewed(event.grant, now, fraction)
+
+    def failed(self, event: LeaseAttemptFailed, now: float, fraction: float) -> list[Effect]:
+        """An acquisition or a renewal failed."""
+        if not self._concerns(event.epoch) or event.attempt not in self._outstanding:
+            # A cancelled attempt has no say: an acquisition that came second is refused because the first one holds.
+            return []
+        current = self._settle_attempt(event.attempt)
+        self.last_error = event.failure.detail
+        if self.state is LeaseState.ACQUIRING:
+            return self._acquire_failed(event.failure, now, fraction) if current else []
+        match event.failure:
+            case Terminal(reason, detail):
+                return self._lose(reason, detail, now, fraction)
+            case Transient() as failure:
+                if not current:
+                    # An overdue attempt was counted when its time ran out.
+                    return []
+                self._plan_retry(failure, now, fraction)
+                return [self._tell(LeaseNews.RENEW_FAILED, now, failure=failure.kind, detail=failure.detail)]
+
+    def link_lost(self, event: LinkLost, now: float, fraction: float) -> list[Effect]:
+        """What carried the lease is gone."""
+        if event.epoch != self.epoch or self.state not in (LeaseState.HELD, LeaseState.AT_RISK):
+            return []
+        return self._lose(event.reason, event.detail, now, fraction)
+
+    def release(self, now: float) -> list[Effect]:
+        """The owner is done."""
+        if is_over(self.state):
+            return []
+        effects = self._cancel_attempts()
+        if self.state is not LeaseState.ACQUIRING:
+            effects.append(StartRelease(self.spec, self.epoch))
+        self._move(LeaseSignal.RELEASED)
+        self._end(now)
+        return [*effects, self._tell(LeaseNews.RELEASED, now, final=True)]
+
+    # --- acquiring ---------------------------------------------------------------------------------------------
+
+    def _acquired(self, grant: Grant, now: float, fraction: float) -> list[Effect]:
+        effects = self._cancel_attempts()
+        first = self.epoch == 0
+        self.epoch += 1
+        self.acquired_at = now
+        self.session_id = grant.session_id
+        self.failures = 0
+        self.last_error = None
+        self._move(LeaseSignal.GRANTED)
+        self._take(grant, now, fraction)
+        if grant.renew_now:
+            self.next_attempt_at = now
+        return [*effects, self._tell(LeaseNews.ACQUIRED if first else LeaseNews.REACQUIRED, now)]
+
+    def _acquire_failed(self, failure: Transient | Terminal, now: float, fraction: float) -> list[Effect]:
+        policy = self.spec.policy
+        if isinstance(failure, Terminal) and not policy.reacquire:
+            return self._lose(failure.reason, failure.detail, now, fraction)
+        self.failures += 1
+        delay = full_jitter_s(self.failures, fraction, base_s=10 * policy.backoff_base_s, cap_s=policy.backoff_cap_s)
+        if isinstance(failure, Transient):
+            if failure.kind == "empty":
+                delay = _EMPTY_RETRY_S * fraction
+            delay = max(delay, min(failure.retry_after_s or 0.0, _LONGEST_PAUSE_S))
+        self.next_attempt_at = now + delay
+        word = failure.kind if isinstance(failure, Transient) else failure.reason.value
+        return [self._tell(LeaseNews.ACQUIRE_FAILED, now, failure=word, detail=failure.detail)]
+
+    # --- renewing ----------------------------------------------------------------------------------------------
+
+    def _renewed(self, grant: Grant, now: float, fraction: float) -> list[Effect]:
+        margin = self.expires_at - now
+        self.renewals += 1
+        self.last_margin_s = margin
+        self.min_margin_s = margin if self.min_margin_s is None else min(self.min_margin_s, margin)
+        self.failures = 0
+        self.last_error = None
+        self._take(grant, now, fraction)
+        recovered = self.state is LeaseState.AT_RISK and self.expires_at > now
+        if recovered:
+            self._move(LeaseSignal.GRANTED)
+            self._at_risk_since = None
+        effects: list[Effect] = [self._tell(LeaseNews.RENEWED, now, margin_s=margin)]
+        if recovered:
+            effects.append(self._tell(LeaseNews.RECOVERED, now, margin_s=margin))
+        return effects
+
+    def _take(self, grant: Grant, now: float, fraction: float) -> None:
+        self._anchored_at = grant.anchored_at
+        self.duration_s = grant.duration_s
+        self.expires_at = grant.anchored_at + grant.duration_s
+        if grant.locked_until is not None:
+            self.locked_until = grant.locked_until
+        due_at = renewal_due_at(
+            self.spec.policy, anchored_at=grant.anchored_at, duration_s=grant.duration_s, fraction=fraction
+        )
+        self.next_attempt_at = max(due_at, now)
+        self._attempt_until = None
+
+    def _plan_retry(self, failure: Transient, now: float, fraction: float) -> None:
+        self.failures += 1
+        self.next_attempt_at = now + renewal_retry_s(
+            self.spec.policy,
+            failures=self.failures,
+            fraction=fraction,
+            remaining_s=self.expires_at - now,
+            duration_s=self.duration_s,
+            asked_s=failure.retry_after_s,
+        )
+
+    # --- losing and ending -------------------------------------------------------------------------------------
+
+    def _lose(self, reason: LossReason, detail: str, now: float, fraction: float) -> list[Effect]:
+        policy = self.spec.policy
+        again = policy.reacquire and reason not in _FINAL_REASONS
+        effects = self._cancel_attempts()
+        if self.state is not LeaseState.ACQUIRING:
+            effects.append(StartRelease(self.spec, self.epoch))
+        self._move(LeaseSignal.LOST if again else LeaseSignal.LOST_FOR_GOOD)
+        self.losses += 1
+        self.last_loss = Loss(self.epoch, reason, detail, now)
+        self.last_error = detail
+        self.locked_until = None
+        self.failures = 0
+        self._at_risk_since = None
+        if again:
+            self.next_attempt_at = now + full_jitter_s(
+                1, fraction, base_s=policy.backoff_base_s, cap_s=policy.backoff_cap_s
+            )
+        else:
+            self._end(now)
+        return [*effects, self._tell(LeaseNews.LOST, now, reason=reason, detail=detail, final=not again)]
+
+    def _give_up_at(self) -> float | None:
+        """When we stop on our own: too long unable to acquire, too long overdue, or held for as long as allowed."""
+        policy = self.spec.policy
+        ends: list[float] = []
+        if self.state is LeaseState.ACQUIRING:
+            if not policy.reacquire:
+                ends.append(self.registered_at + policy.acquire_timeout_s)
+        else:
+            if self.state is LeaseState.AT_RISK:
+                ends.append(self._patience_ends_at())
+            if policy.max_duration_s is not None and self.acquired_at is not None:
+                ends.append(self.acquired_at + policy.max_duration_s)
+        return min(ends, default=None)
+
+    def _patience_ends_at(self) -> float:
+        """A broker that lets a whole further lock pass without renewing it no longer keeps it for us."""
+        overdue_at = self.expires_at if self._at_risk_since is None else self._at_risk_since
+        return overdue_at + self.duration_s
+
+    def _give_up(self, now: float) -> list[Effect]:
+        policy = self.spec.policy
+        if self.state is LeaseState.ACQUIRING:
+            detail = self._with_last_error(f"could not be acquired within {policy.acquire_timeout_s:g} s")
+            return self._lose(LossReason.REFUSED, detail, now, 0.0)
+        if policy.max_duration_s is not None and (self.acquired_at or 0.0) + policy.max_duration_s <= now:
+            detail = f"held for its maximum of {policy.max_duration_s:g} s"
+            return self._lose(LossReason.MAX_DURATION, detail, now, 0.0)
+        detail = self._with_last_error("could not be renewed for a whole lock after expiry")
+        return self._lose(LossReason.EXPIRED, detail, now, 0.0)
+
+    def _with_last_error(self, detail: str) -> str:
+        return f"{detail}: {self.last_error}" if self.last_error else detail
+
+    def _end(self, now: float) -> None:
+        self.next_attempt_at = None
+        self._attempt_until = None
+        self._forget_at = now + self.spec.policy.retention_s
+
+    # --- attempts ----------------------------------------------------------------------------------------------
+
+    def _start_attempt(self, now: float) -> list[Effect]:
+        policy = self.spec.policy
+        due_at = self.next_attempt_at if self.next_attempt_at is not None else now
+        self.next_attempt_at = None
+        self._attempt += 1
+        effects: list[Effect] = []
+        if self.state is LeaseState.ACQUIRING:
+            abandon_at = now + policy.acquire_attempt_s
+            self._attempt_until = abandon_at + _ACQUIRE_GRACE_S
+            effects.append(StartAcquire(self.spec, self.epoch + 1, self._attempt, due_at, abandon_at))
+        else:
+            while len(self._outstanding) >= policy.max_outstanding:
+                effects.append(CancelAttempt(self.spec.id, self._outstanding.popleft()))
+            span = renewal_attempt_s(policy, remaining_s=self.expires_at - now, duration_s=self.duration_s)
+            self._attempt_until = now + span
+            # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
+            abandon_at = max(self._patience_ends_at(), now + span)
+            effects.append(StartRenew(self.spec, self.epoch, self._attempt, due_at, abandon_at))
+        self._outstanding.append(self._attempt)
+        return effects
+
+    def _attempt_overran(self, now: float, fraction: float) -> list[Effect]:
+        """The current attempt had its time. A renewal is still listened to; the next one starts without a pause."""
+        self._attempt_until = None
+        self.last_error = "no answer in time"
+        if self.state is LeaseState.ACQUIRING:
+            effects = self._cancel_attempts()
+            return [*effects, *self._acquire_failed(Transient("timeout", self.last_error), now, fraction)]
+        self.failures += 1
+        self.next_attempt_at = now
+        return [self._tell(LeaseNews.RENEW_FAILED, now, failure="timeout", detail=self.last_error)]
+
+    def _settle_attempt(self, attempt: int) -> bool:
+        """Take an attempt off the list; True if it is the current one and was not yet overdue."""
+        if attempt in self._outstanding:
+            self._outstanding.remove(attempt)
+        current = attempt == self._attempt and self._attempt_until is not None
+        if current:
+            self._attempt_until = None
+        return current
+
+    def _cancel_attempts(self) -> list[Effect]:
+        effects: list[Effect] = [CancelAttempt(self.spec.id, attempt) for attempt in self._outstanding]
+        self._outstanding.clear()
+        self._attempt_until = None
+        self.next_attempt_at = None
+        return effects
+
+    def _concerns(self, epoch: int) -> bool:
+        """Whether an outcome belongs to the present: this epoch while held, the next one while acquiring."""
+        if self.state is LeaseState.ACQUIRING:
+            return epoch == self.epoch + 1
+        return epoch == self.epoch and not is_over(self.state)
+
+    def _move(self, signal: LeaseSignal) -> None:
+        self.state = LEASE_TRANSITIONS[self.state][signal]
+
+    def _tell(
+        self,
+        news: LeaseNews,
+        now: float,
+        *,
+        reason: LossReason | None = None,
+        failure: str | None = None,
+        detail: str | None = None,
+        margin_s: float | None = None,
+        final: bool = False,
+    ) -> TellLease:
+        return TellLease(news, self.spec, self.epoch, now, reason, failure, detail, margin_s, final)
+
+
+_FINAL_REASONS = frozenset({LossReason.MAX_DURATION, LossReason.OWNER_GONE})
+"""Losses that we brought about ourselves: acquiring again would undo the decision."""

@@ -1,0 +1,136 @@
+"""The values that the core, the targets and the registry pass to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NewType
+
+from renewer.core.states import LeaseKind, LossReason
+from renewer.core.timing import PollPolicy, RenewalPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from renewer.errors import TransientKind
+
+LeaseId = NewType("LeaseId", str)
+OperationId = NewType("OperationId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSpec:
+    """A lease as its owner asked for it.
+
+    `target` names who keeps it (``servicebus.main``), `entity` what it is on (``orders``,
+    ``topic/Subscriptions/name``); `session_id` is None for the next available session. `lock_duration_s` is the
+    entity's lock duration where the owner knows it; None leaves it to the target.
+    """
+
+    id: LeaseId
+    target: str
+    entity: str
+    kind: LeaseKind = LeaseKind.SESSION
+    session_id: str | None = None
+    lock_duration_s: float | None = None
+    policy: RenewalPolicy = field(default_factory=RenewalPolicy)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lock granted or renewed.
+
+    `anchored_at` is the monotonic instant from which `duration_s` counts: when the request was sent, so that the
+    estimate errs on the safe side; for a request that the broker may have held back before granting, when its answer
+    came. `renew_now` marks a grant whose anchor or duration is too uncertain to lean on. `locked_until` is the
+    broker's own word, seconds since the epoch by its clock, for people to read.
+    """
+
+    anchored_at: float
+    duration_s: float
+    locked_until: float | None = None
+    session_id: str | None = None
+    renew_now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transient:
+    """An attempt failed in a way that says nothing final about the thing itself."""
+
+    kind: TransientKind
+    detail: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """An attempt got the remote's final word about a lease."""
+
+    reason: LossReason
+    detail: str
+
+
+Failure = Transient | Terminal
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSpec:
+    """An operation as its owner asked for it.
+
+    `account` names identity and host (``fabric.main``). `request` is the target's own description of what was, or is
+    to be, asked of the service; the core hands it through. `retry_safe` says that the first request may be sent twice.
+    """
+
+    id: OperationId
+    account: str
+    request: object
+    retry_safe: bool = False
+    policy: PollPolicy = field(default_factory=PollPolicy)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an operation left behind. `body` is kept byte for byte as the service sent it."""
+
+    kind: Literal["json", "bytes", "none"]
+    content_type: str | None = None
+    body: bytes = b""
+
+
+NO_RESULT = Result(kind="none")
+
+
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """The service says "not yet". `ticket` is what the target needs to ask again, if it changed.
+
+    `recognised` is False for a status word that we do not know: it counts as running, with a warning.
+    """
+
+    status: str | None = None
+    recognised: bool = True
+    retry_after_s: float | None = None
+    percent_complete: float | None = None
+    ticket: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The service is done. With `result` None the result is still to be fetched."""
+
+    status: str | None = None
+    result: Result | None = NO_RESULT
+    ticket: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The operation ended in another way; `error` is the service's document, whole, or our own account of it."""
+
+    outcome: Literal["failed", "canceled", "expired", "unpollable", "rejected"]
+    status: str | None = None
+    error: Mapping[str, object] | None = None
+
+
+PollAnswer = StillRunning | Succeeded | Ended

@@ -1,0 +1,274 @@
+"""One long-running operation: its record, and what each answer and each passing instant does to it.
+
+The service is asked at the moments that it named, never before. What it says decides; what it fails to say costs a
+poll and nothing else, until the operation's own deadline. When it is done the result is fetched at once, before the
+service forgets it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from renewer.core.effects import (
+    CancelAttempt,
+    Effect,
+    OperationNews,
+    StartFetch,
+    StartPoll,
+    StartSubmit,
+    TellOperation,
+)
+from renewer.core.model import (
+    NO_RESULT,
+    Ended,
+    OperationSpec,
+    PollAnswer,
+    Result,
+    StillRunning,
+    Succeeded,
+    Transient,
+)
+from renewer.core.states import OperationState, is_over
+from renewer.core.timing import poll_delay_s, poll_retry_s
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ATTEMPT_GRACE_S = 1.0
+"""How long the shell may take to report an attempt that it cancelled at its deadline."""
+
+_SAFE_TO_REPEAT = frozenset({"throttled", "busy"})
+"""First requests refused in these ways were not taken up, so sending them again starts nothing twice."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """An operation and everything the core knows of it. Instants are monotonic seconds, spans seconds.
+
+    Read it from outside; change it only through its methods.
+    """
+
+    spec: OperationSpec
+    registered_at: float
+    state: OperationState = OperationState.ACCEPTED
+    status: str | None = None
+    ticket: object = None
+    polls: int = 0
+    poll_errors: int = 0
+    retry_after_s: float | None = None
+    percent_complete: float | None = None
+    error: Mapping[str, object] | None = None
+    last_poll_error: str | None = None
+    result: Result | None = None
+    next_attempt_at: float | None = None
+    ended_at: float | None = None
+    _attempt: int = 0
+    _attempt_until: float | None = None
+    _failures: int = 0
+    _not_found_since: float | None = None
+
+    @property
+    def deadline_at(self) -> float:
+        """When we stop following, whatever the service says."""
+        return self.registered_at + self.spec.policy.deadline_s
+
+    @property
+    def forget_at(self) -> float | None:
+        """When the record of an ended operation may go; None while it lives."""
+        return None if self.ended_at is None else self.ended_at + self.spec.policy.retention_s
+
+    def register(self, first: PollAnswer | None, now: float) -> list[Effect]:
+        """Begin: with the service's first answer where the caller has it, else by sending the first request."""
+        effects: list[Effect] = [self._tell(OperationNews.REGISTERED, now)]
+        if first is None:
+            self.next_attempt_at = now
+            return effects
+        return [*effects, *self._read(first, now)]
+
+    def wake_at(self) -> float | None:
+        """When `advance` next has something to do."""
+        if is_over(self.state):
+            return self.forget_at
+        timers = (self.next_attempt_at, self._attempt_until, self.deadline_at)
+        return min(timer for timer in timers if timer is not None)
+
+    def advance(self, now: float, fraction: float) -> list[Effect]:
+        """Do what has fallen due at `now`."""
+        if is_over(self.state):
+            return []
+        if self.deadline_at <= now:
+            return self._overrun(now)
+        if self._attempt_until is not None and self._attempt_until <= now:
+            cancel = CancelAttempt(self.spec.id, self._attempt)
+            timeout = Transient("timeout", "no answer in time")
+            return [cancel, *self._attempt_failed(timeout, now, fraction)]
+        if self.next_attempt_at is not None and self.next_attempt_at <= now:
+            return self._start_attempt(now)
+        return []
+
+    def answered(self, attempt: int, answer: PollAnswer, now: float) -> list[Effect]:
+        """The first request or a poll was answered."""
+        if self.state is OperationState.FETCHING or not self._settle(attempt):
+            return []
+        if self.state is OperationState.RUNNING:
+            self.polls += 1
+        self._failures = 0
+        self._not_found_since = None
+        self.last_poll_error = None
+        return self._read(answer, now)
+
+    def fetched(self, attempt: int, result: Result, now: float) -> list[Effect]:
+        """The result arrived."""
+        if self.state is not OperationState.FETCHING or not self._settle(attempt):
+            return []
+        self.result = result
+        return self._end(OperationState.SUCCEEDED, now)
+
+    def failed(self, attempt: int, failure: Transient, now: float, fraction: float) -> list[Effect]:
+        """A request failed; the operation itself may be well."""
+        if not self._settle(attempt):
+            return []
+        return self._attempt_failed(failure, now, fraction)
+
+    def _start_attempt(self, now: float) -> list[Effect]:
+        due_at = self.next_attempt_at if self.next_attempt_at is not None else now
+        self.next_attempt_at = None
+        self._attempt += 1
+        abandon_at = now + self.spec.policy.attempt_s
+        self._attempt_until = abandon_at + _ATTEMPT_GRACE_S
+        match self.state:
+            case OperationState.ACCEPTED:
+                return [StartSubmit(self.spec, self._attempt, due_at, abandon_at)]
+            case OperationState.FETCHING:
+                return [StartFetch(self.spec, self.ticket, self._attempt, due_at, abandon_at)]
+            case _:
+                return [StartPoll(self.spec, self.ticket, self._attempt, due_at, abandon_at)]
+
+    def _read(self, answer: PollAnswer, now: float) -> list[Effect]:
+        match answer:
+            case StillRunning():
+                return self._still_running(answer, now)
+            case Succeeded(status, result, ticket):
+                self.status = status or self.status
+                if ticket is not None:
+                    self.ticket = ticket
+                if result is None:
+                    self.next_attempt_at = now
+                    return self._move(OperationState.FETCHING, now)
+                self.result = result
+                return self._end(OperationState.SUCCEEDED, now)
+            case Ended(outcome, status, error):
+                self.status = status or self.status
+                self.error = error
+                # Only a first request can be rejected; a poll that says so tells of a failure.
+                rejected_late = outcome == "rejected" and self.state is not OperationState.ACCEPTED
+                return self._end(OperationState.FAILED if rejected_late else OperationState(outcome), now)
+            case _:
+                assert_never(answer)
+
+    def _still_running(self, answer: StillRunning, now: float) -> list[Effect]:
+        self.status = answer.status or self.status
+        self.retry_after_s = answer.retry_after_s
+        if answer.ticket is not None:
+            self.ticket = answer.ticket
+        if answer.percent_complete is not None:
+            self.percent_complete = answer.percent_complete
+        self.next_attempt_at = now + poll_delay_s(self.spec.policy, answer.retry_after_s)
+        effects: list[Effect] = []
+        if self.state is OperationState.RUNNING:
+            effects.append(self._tell(OperationNews.POLLED, now, retry_after_s=answer.retry_after_s))
+        else:
+            effects += self._move(OperationState.RUNNING, now)
+        if not answer.recognised:
+            effects.append(self._tell(OperationNews.UNKNOWN_STATUS, now, detail=answer.status))
+        return effects
+
+    def _attempt_failed(self, failure: Transient, now: float, fraction: float) -> list[Effect]:
+        self._attempt_until = None
+        self._failures += 1
+        self.poll_errors += 1
+        self.last_poll_error = failure.detail
+        told = self._tell(OperationNews.POLL_FAILED, now, failure=failure.kind, detail=failure.detail)
+        if self.state is OperationState.ACCEPTED and not self._may_repeat(failure):
+            self.error = {
+                "errorCode": "FirstRequestFailed",
+                "message": f"{failure.detail}; the service may or may not have started the operation. "
+                "Look there before you send it again.",
+            }
+            return [told, *self._end(OperationState.REJECTED, now)]
+        if failure.kind == "not_found":
+            self._not_found_since = now if self._not_found_since is None else self._not_found_since
+            if now - self._not_found_since >= self.spec.policy.not_found_grace_s:
+                return [told, *self._gone(failure, now)]
+        else:
+            self._not_found_since = None
+        self.next_attempt_at = now + poll_retry_s(
+            self.spec.policy, failures=self._failures, fraction=fraction, asked_s=failure.retry_after_s
+        )
+        return [told]
+
+    def _may_repeat(self, failure: Transient) -> bool:
+        return self.spec.retry_safe or failure.kind in _SAFE_TO_REPEAT
+
+    def _gone(self, failure: Transient, now: float) -> list[Effect]:
+        """The service does not know the operation, or its result, any longer."""
+        if self.state is OperationState.FETCHING:
+            return self._end_without_result(failure.detail, now)
+        self.error = {
+            "errorCode": "OperationExpired",
+            "message": f"{failure.detail}, for {self.spec.policy.not_found_grace_s:g} s: the service does not know "
+            "this operation any longer. Look at the resource itself for its outcome.",
+        }
+        return self._end(OperationState.EXPIRED, now)
+
+    def _overrun(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._attempt_until is not None:
+            effects.append(CancelAttempt(self.spec.id, self._attempt))
+        if self.state is OperationState.FETCHING:
+            return [*effects, *self._end_without_result(self.last_poll_error or "no answer in time", now)]
+        self.error = {
+            "errorCode": "DeadlineExceeded",
+            "message": f"not finished within its deadline of {self.spec.policy.deadline_s:g} s; it may still be "
+            "running at the service. Adopt it again with a longer deadline to go on following it.",
+        }
+        return [*effects, *self._end(OperationState.TIMED_OUT, now)]
+
+    def _end_without_result(self, detail: str, now: float) -> list[Effect]:
+        self.result = NO_RESULT
+        self.error = {
+            "errorCode": "ResultNotFetched",
+            "message": f"the operation succeeded, but its result could not be fetched: {detail}",
+        }
+        return self._end(OperationState.SUCCEEDED, now)
+
+    def _end(self, state: OperationState, now: float) -> list[Effect]:
+        self.next_attempt_at = None
+        self._attempt_until = None
+        self.ended_at = now
+        if state is OperationState.SUCCEEDED:
+            self.percent_complete = 100.0
+        return self._move(state, now)
+
+    def _settle(self, attempt: int) -> bool:
+        """Whether this outcome is wanted: that of the attempt under way."""
+        if attempt != self._attempt or self._attempt_until is None:
+            return False
+        self._attempt_until = None
+        return True
+
+    def _move(self, state: OperationState, now: float) -> list[Effect]:
+        self.state = state
+        return [self._tell(OperationNews.STATE_CHANGED, now)]
+
+    def _tell(
+        self,
+        news: OperationNews,
+        now: float,
+        *,
+        failure: str | None = None,
+        detail: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> TellOperation:
+        return TellOperation(news, self.spec, self.state, now, failure, detail, retry_after_s)

@@ -1,0 +1,132 @@
+"""The states of leases and operations, and what may follow what.
+
+A **lease** begins `acquiring`. A grant makes it `held`. When its local deadline passes without an acknowledged renewal
+it is `at_risk`: the owner must stop side effects, and the broker is asked again; its answer makes the lease `held`
+again (told as *recovered*) or `lost`. Only the broker's word, a lost link, or the daemon's own decision to let go
+makes a lease lost: a local clock alone never does. A lease whose policy says so goes from a loss straight back to
+`acquiring`, with a new epoch once it is granted; otherwise `lost` is the end. `released` is the end that was asked for.
+
+An **operation** begins `accepted` (registered, its first request perhaps not yet answered), is `running` while the
+service says so or says something that we do not know, `fetching` when the service is done and its result is being
+fetched, and then ends in exactly one terminal state. A failed poll changes no state.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LeaseKind(StrEnum):
+    """What is being kept."""
+
+    SESSION = "session"
+    MESSAGE = "message"
+
+
+class LeaseState(StrEnum):
+    """Where a lease stands."""
+
+    ACQUIRING = "acquiring"
+    HELD = "held"
+    AT_RISK = "at_risk"
+    LOST = "lost"
+    RELEASED = "released"
+
+
+class LeaseSignal(StrEnum):
+    """What happens to a lease; the column of the transition table."""
+
+    GRANTED = "granted"
+    OVERDUE = "overdue"
+    LOST = "lost"
+    LOST_FOR_GOOD = "lost_for_good"
+    RELEASED = "released"
+
+
+class LossReason(StrEnum):
+    """Why a lease is no longer ours."""
+
+    EXPIRED = "expired"
+    DETACHED = "detached"
+    CONNECTION_LOST = "connection_lost"
+    UNAUTHORIZED = "unauthorized"
+    REFUSED = "refused"
+    SUPERSEDED = "superseded"
+    MAX_DURATION = "max_duration"
+    OWNER_GONE = "owner_gone"
+    ENTITY_GONE = "entity_gone"
+
+
+class OperationState(StrEnum):
+    """Where an operation stands."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    FETCHING = "fetching"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    TIMED_OUT = "timed_out"
+    UNPOLLABLE = "unpollable"
+    REJECTED = "rejected"
+
+
+LEASE_TRANSITIONS: dict[LeaseState, dict[LeaseSignal, LeaseState]] = {
+    LeaseState.ACQUIRING: {
+        LeaseSignal.GRANTED: LeaseState.HELD,
+        LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
+        LeaseSignal.RELEASED: LeaseState.RELEASED,
+    },
+    LeaseState.HELD: {
+        LeaseSignal.GRANTED: LeaseState.HELD,
+        LeaseSignal.OVERDUE: LeaseState.AT_RISK,
+        LeaseSignal.LOST: LeaseState.ACQUIRING,
+        LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
+        LeaseSignal.RELEASED: LeaseState.RELEASED,
+    },
+    LeaseState.AT_RISK: {
+        LeaseSignal.GRANTED: LeaseState.HELD,
+        LeaseSignal.LOST: LeaseState.ACQUIRING,
+        LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
+        LeaseSignal.RELEASED: LeaseState.RELEASED,
+    },
+    LeaseState.LOST: {},
+    LeaseState.RELEASED: {},
+}
+
+OPERATION_TRANSITIONS: dict[OperationState, frozenset[OperationState]] = {
+    OperationState.ACCEPTED: frozenset(OperationState) - {OperationState.ACCEPTED},
+    OperationState.RUNNING: frozenset(
+        {
+            OperationState.RUNNING,
+            OperationState.FETCHING,
+            OperationState.SUCCEEDED,
+            OperationState.FAILED,
+            OperationState.CANCELED,
+            OperationState.EXPIRED,
+            OperationState.TIMED_OUT,
+            OperationState.UNPOLLABLE,
+        }
+    ),
+    OperationState.FETCHING: frozenset({OperationState.SUCCEEDED}),
+    **{
+        state: frozenset()
+        for state in (
+            OperationState.SUCCEEDED,
+            OperationState.FAILED,
+            OperationState.CANCELED,
+            OperationState.EXPIRED,
+            OperationState.TIMED_OUT,
+            OperationState.UNPOLLABLE,
+            OperationState.REJECTED,
+        )
+    },
+}
+
+
+def is_over(state: LeaseState | OperationState) -> bool:
+    """Whether nothing can follow `state`."""
+    if isinstance(state, LeaseState):
+        return not LEASE_TRANSITIONS[state]
+    return not OPERATION_TRANSITIONS[state]

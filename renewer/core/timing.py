@@ -1,0 +1,119 @@
+"""When things fall due: arithmetic over instants and spans, nothing else.
+
+An instant is a float of seconds on a monotonic clock, a span a float of seconds. Random fractions in [0, 1) are drawn
+by the caller. The rules are those of ARCHITECTURE.md, "Rules for leases" and "Rules for operations".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_BACKOFF_EXPONENT = 16
+"""Exponents are clamped before they are raised: 2**16 times any base is past every cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalPolicy:
+    """How one lease is kept. Spans in seconds.
+
+    A renewal is due at `due_fraction` of the lock's duration, up to `jitter` of that earlier, and at the latest every
+    `max_interval_s`. An attempt may take `attempt_fraction` of what remains of the lock before the next one is
+    started; the earlier one's answer still counts when it comes late.
+    """
+
+    due_fraction: float = 0.5
+    jitter: float = 0.1
+    max_interval_s: float = 240.0
+    attempt_fraction: float = 0.25
+    min_attempt_s: float = 0.25
+    max_attempt_s: float = 10.0
+    max_outstanding: int = 4
+    backoff_base_s: float = 0.1
+    backoff_cap_s: float = 10.0
+    acquire_attempt_s: float = 75.0
+    acquire_timeout_s: float = 60.0
+    reacquire: bool = True
+    max_duration_s: float | None = None
+    retention_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PollPolicy:
+    """How one operation is followed. Spans in seconds.
+
+    `floor_s` and `ceiling_s` bound what the service asks for in Retry-After; `default_interval_s` stands in where it
+    asks for nothing that can be used. `not_found_grace_s` is how long a 404 may last before the operation counts as
+    expired; `deadline_s` is the operation's own end.
+    """
+
+    floor_s: float = 1.0
+    ceiling_s: float = 3600.0
+    default_interval_s: float = 30.0
+    not_found_grace_s: float = 120.0
+    deadline_s: float = 86_400.0
+    attempt_s: float = 60.0
+    backoff_base_s: float = 1.0
+    backoff_cap_s: float = 60.0
+    retention_s: float = 86_400.0
+
+
+def renewal_due_at(policy: RenewalPolicy, *, anchored_at: float, duration_s: float, fraction: float) -> float:
+    """When to renew a lock that was granted at `anchored_at` for `duration_s`."""
+    span = min(policy.due_fraction * duration_s, policy.max_interval_s)
+    return anchored_at + span * (1.0 - policy.jitter * fraction)
+
+
+def renewal_attempt_s(policy: RenewalPolicy, *, remaining_s: float, duration_s: float) -> float:
+    """How long to wait for an answer before the next attempt is started.
+
+    A fixed share of what remains, so that attempts grow denser towards expiry and always another one fits. After
+    expiry the same share of a whole lock.
+    """
+    base = remaining_s if remaining_s > 0 else duration_s
+    return min(max(base * policy.attempt_fraction, policy.min_attempt_s), policy.max_attempt_s)
+
+
+def renewal_retry_s(
+    policy: RenewalPolicy,
+    *,
+    failures: int,
+    fraction: float,
+    remaining_s: float,
+    duration_s: float,
+    asked_s: float | None,
+) -> float:
+    """How long to wait after the `failures`-th refusal in a row, never more than one attempt's share of the lock.
+
+    `asked_s` is what the broker asked us to wait: honoured as far as the lock allows, for a lock that expired while
+    we were being polite helps nobody.
+    """
+    share = renewal_attempt_s(policy, remaining_s=remaining_s, duration_s=duration_s)
+    delay = full_jitter_s(failures, fraction, base_s=policy.backoff_base_s, cap_s=share)
+    return min(max(delay, asked_s or 0.0), share)
+
+
+def full_jitter_s(failures: int, fraction: float, *, base_s: float, cap_s: float) -> float:
+    """Exponential backoff with full jitter: a random share of ``base * 2**(failures - 1)``, capped."""
+    exponent = min(max(failures - 1, 0), MAX_BACKOFF_EXPONENT)
+    return fraction * min(cap_s, base_s * 2.0**exponent)
+
+
+def poll_delay_s(policy: PollPolicy, retry_after_s: float | None) -> float:
+    """How long to wait before the next poll, given what the service asked for.
+
+    Nothing, zero, a negative or a non-finite number say nothing usable and mean the default; everything else is
+    clamped to the policy's floor and ceiling.
+    """
+    if retry_after_s is None or not math.isfinite(retry_after_s) or retry_after_s <= 0:
+        retry_after_s = policy.default_interval_s
+    return min(max(retry_after_s, policy.floor_s), policy.ceiling_s)
+
+
+def poll_retry_s(policy: PollPolicy, *, failures: int, fraction: float, asked_s: float | None) -> float:
+    """How long to wait after the `failures`-th failed poll in a row; never less than the service asked for."""
+    backoff = full_jitter_s(failures, fraction, base_s=policy.backoff_base_s, cap_s=policy.backoff_cap_s)
+    delay = max(policy.floor_s, backoff)
+    if asked_s is not None and math.isfinite(asked_s) and asked_s > 0:
+        delay = max(delay, min(asked_s, policy.ceiling_s))
+    return delay

@@ -1,0 +1,99 @@
+"""One tree of exceptions for the whole project.
+
+Three families: *ours to fix* (`ConfigError`, `UsageError`), *theirs* (`RemoteError` and below: what a broker or a service
+answered or failed to answer), and *the wire* (`AmqpProtocolError`: a peer sent something that AMQP 1.0 does not allow).
+Adapters translate their library's errors into these at the edge and keep the cause with ``from``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TransientKind = Literal[
+    "busy", "timeout", "network", "server", "throttled", "unauthorized", "not_found", "garbage", "empty"
+]
+"""Why an attempt failed that may be tried again."""
+
+
+class RenewerError(Exception):
+    """Base of every exception that renewer raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One mistake in the configuration: where it stands, what stands there, and what would be right."""
+
+    where: str
+    key: str
+    value: str | None
+    remedy: str
+
+    def __str__(self) -> str:
+        """Render as one line for a person."""
+        shown = f" = {self.value}" if self.value is not None else ""
+        return f"{self.where}: {self.key}{shown}: {self.remedy}"
+
+
+class ConfigError(RenewerError):
+    """The configuration is wrong; carries every mistake found, not only the first."""
+
+    def __init__(self, problems: list[ConfigProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class UsageError(RenewerError):
+    """The caller asked for something that cannot be done as asked; the message says what would work."""
+
+
+class AmqpProtocolError(RenewerError):
+    """A peer broke AMQP 1.0, or we were asked to send what it does not allow.
+
+    `condition` is the AMQP error condition that a close, end or detach carries for it (AMQP 1.0 part 2.8).
+    """
+
+    def __init__(self, message: str, *, condition: str = "amqp:decode-error") -> None:
+        super().__init__(message)
+        self.condition = condition
+
+
+class RemoteError(RenewerError):
+    """A remote system said no, or said nothing. `condition` is its own word for it, where it gave one."""
+
+    def __init__(self, message: str, *, condition: str | None = None) -> None:
+        super().__init__(message)
+        self.condition = condition
+
+
+class TransientError(RemoteError):
+    """The attempt failed but the thing itself may be well: try again, not before `retry_after_s` where given."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: TransientKind,
+        retry_after_s: float | None = None,
+        condition: str | None = None,
+    ) -> None:
+        super().__init__(message, condition=condition)
+        self.kind: TransientKind = kind
+        self.retry_after_s = retry_after_s
+
+
+class LeaseLostError(RemoteError):
+    """The lock is gone, or cannot be had, by the remote's own word. `reason` is a `LossReason` value."""
+
+    def __init__(self, message: str, *, reason: str, condition: str | None = None) -> None:
+        super().__init__(message, condition=condition)
+        self.reason = reason
+
+
+class OperationRejectedError(RemoteError):
+    """The service refused the first request of an operation; `status` and `document` are its answer."""
+
+    def __init__(self, message: str, *, status: int, document: object = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.document = document
