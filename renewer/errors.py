@@ -1,8 +1,8 @@
 """One tree of exceptions for the whole project.
 
-Three families: *ours to fix* (`ConfigError`, `UsageError`), *theirs* (`RemoteError` and below: what a broker or a service
-answered or failed to answer), and *the wire* (`AmqpProtocolError`: a peer sent something that AMQP 1.0 does not allow).
-Adapters translate their library's errors into these at the edge and keep the cause with ``from``.
+Three families: *ours to fix* (`ConfigError`, `UsageError`), *theirs* (`RemoteError` and below: what a broker or a
+service answered or failed to answer), and *the wire* (`AmqpProtocolError`: a peer sent something that AMQP 1.0 does
+not allow). Adapters translate their library's errors into these at the edge and keep the cause with ``from``.
 """
 
 from __future__ import annotations
@@ -88,12 +88,3 @@ class LeaseLostError(RemoteError):
     def __init__(self, message: str, *, reason: str, condition: str | None = None) -> None:
         super().__init__(message, condition=condition)
         self.reason = reason
-
-
-class OperationRejectedError(RemoteError):
-    """The service refused the first request of an operation; `status` and `document` are its answer."""
-
-    def __init__(self, message: str, *, status: int, document: object = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.document = document

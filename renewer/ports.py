@@ -1,8 +1,8 @@
 """What the daemon asks of the parts around the core: small Protocols, implemented by targets and hooks.
 
 Adapters raise the errors of `renewer.errors` and no others: `TransientError` when an attempt may be made again,
-`LeaseLostError` when the remote's word about a lease is final, `OperationRejectedError` when a service refused an
-operation's first request. Everything else is a bug, and is treated as a transient failure so that it costs one attempt.
+`LeaseLostError` when the remote's word about a lease is final. Everything else is a bug, and is treated as a transient
+failure so that it costs one attempt. What an operation's service said, a refusal too, is a value and not an error.
 """
 
 from __future__ import annotations

@@ -1,0 +1,39 @@
+"""Settings from TOML, environment and flags: every mistake told at once, the rest turned into core values."""
+
+from renewer.config.connectionstring import ConnectionString
+from renewer.config.listen import TcpListen, UnixListen, is_loopback, parse_api_listen
+from renewer.config.load import load
+from renewer.config.model import (
+    ApiSettings,
+    DaemonSettings,
+    FabricSettings,
+    MetricsSettings,
+    RenewalSettings,
+    ServiceBusSettings,
+    SessionSettings,
+    Settings,
+)
+from renewer.config.problems import describe_problems
+from renewer.config.quantities import parse_duration
+from renewer.config.secretsource import SecretSource, resolve_secret
+
+__all__ = [
+    "ApiSettings",
+    "ConnectionString",
+    "DaemonSettings",
+    "FabricSettings",
+    "MetricsSettings",
+    "RenewalSettings",
+    "SecretSource",
+    "ServiceBusSettings",
+    "SessionSettings",
+    "Settings",
+    "TcpListen",
+    "UnixListen",
+    "describe_problems",
+    "is_loopback",
+    "load",
+    "parse_api_listen",
+    "parse_duration",
+    "resolve_secret",
+]

@@ -1,0 +1,191 @@
+"""What only makes sense together."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from renewer.config.checks import MIN_ATTEMPTS, attempts_before_expiry
+from renewer.core.timing import RenewalPolicy
+
+if TYPE_CHECKING:
+    from tests.config.conftest import ConfigFile
+
+MAIN = '[servicebus.main]\nconnection_string = "$CONNECTION"\n'
+CLOUD = "Endpoint=sb://h;SharedAccessKeyName=n;SharedAccessKey=k"
+
+
+@pytest.mark.parametrize("listen", ["tcp:127.0.0.1:8322", "tcp:0.0.0.0:8322", "tcp:[::1]:0"])
+def test_the_api_over_tcp_needs_a_key(config: ConfigFile, listen: str) -> None:
+    text = f'[api]\nlisten = "{listen}"\n'
+    found = config.problems(text)
+    assert [problem.key for problem in found] == ["api.listen"]
+    assert "set key, key_file or key_env" in found[0].remedy
+    assert config.problems(text + 'key = "k"\n') == []
+
+
+def test_the_api_over_a_socket_needs_none(config: ConfigFile) -> None:
+    assert config.problems('[api]\nlisten = "unix:x"\n') == []
+
+
+def test_metrics_may_be_seen_from_elsewhere(config: ConfigFile) -> None:
+    assert config.problems('[metrics]\nlisten = "0.0.0.0:9464"\n') == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count"), [("0.0.0.0:8322", 1), ("127.0.0.1:8322", 1), ("127.0.0.1:8323", 0), ("", 0)]
+)
+def test_api_and_metrics_cannot_share_a_port(config: ConfigFile, metrics: str, count: int) -> None:
+    text = f'[api]\nlisten = "tcp:127.0.0.1:8322"\nkey = "k"\n[metrics]\nlisten = "{metrics}"\n'
+    found = config.problems(text)
+    assert [problem.key for problem in found] == ["api.listen"] * count
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[api]\nkey = 'a'\nkey_env = 'B'\n", "api.key_env"),
+        (MAIN + "connection_string_env = 'C'\n", "servicebus.main.connection_string_env"),
+        ("[fabric.main]\ntoken = 'a'\ntoken_env = 'B'\n", "fabric.main.token_env"),
+        ("[fabric.main]\ntoken = 'a'\ncredential = 'default'\n", "fabric.main.credential"),
+    ],
+)
+def test_of_several_ways_to_give_a_secret_one_is_taken(config: ConfigFile, text: str, key: str) -> None:
+    found = config.problems(text, environ={"B": "b", "C": CLOUD})
+    assert [problem.key for problem in found] == [key]
+    assert "keep one of them" in found[0].remedy
+
+
+@pytest.mark.parametrize("text", ["", "credential = 'default'\nscope = 'x'", "token = 'a'"])
+def test_an_identity_may_name_its_token_or_leave_it_to_azure(config: ConfigFile, text: str) -> None:
+    assert config.problems(f"[fabric.main]\n{text}\n") == []
+
+
+def test_a_scope_does_nothing_beside_a_token(config: ConfigFile) -> None:
+    found = config.problems("[fabric.main]\ntoken = 'a'\nscope = 'x'\n")
+    assert [problem.key for problem in found] == ["fabric.main.scope"]
+
+
+@pytest.mark.parametrize("secret", ["a b", "ä", "a\\u0007"])
+def test_a_bearer_secret_must_fit_into_a_header(config: ConfigFile, secret: str) -> None:
+    found = config.problems(f'[fabric.main]\ntoken = "{secret}"\n[api]\nkey = "{secret}"\n')
+    assert [problem.key for problem in found] == ["fabric.main.token", "api.key"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "remedy"),
+    [
+        ("poll_floor = '2m'\npoll_ceiling = '1m'", "poll_floor", "at most poll_ceiling, which is 1m"),
+        ("poll_ceiling = '500ms'", "poll_ceiling", "at least poll_floor, which is 1s"),
+        ("poll_floor = '2m'\ndefault_interval = '1m'", "poll_floor", "at most default_interval, which is 1m"),
+        ("default_interval = '2h'\npoll_ceiling = '1h'", "default_interval", "at most poll_ceiling, which is 1h"),
+        ("not_found_grace = '2h'\ndeadline = '1h'", "not_found_grace", "at most deadline, which is 1h"),
+        ("request_timeout = '2m'\ndeadline = '1m'", "request_timeout", "at most deadline, which is 1m"),
+    ],
+)
+def test_spans_of_polling_that_were_given_must_agree(config: ConfigFile, text: str, key: str, remedy: str) -> None:
+    found = config.problems(f"[fabric.main]\n{text}\n")
+    assert [problem.key for problem in found] == [f"fabric.main.{key}"]
+    assert remedy in found[0].remedy
+
+
+@pytest.mark.parametrize("text", ["poll_floor = '1m'", "deadline = '10s'", "poll_ceiling = '10s'"])
+def test_a_span_that_was_given_asks_nothing_of_those_that_were_not(config: ConfigFile, text: str) -> None:
+    assert config.problems(f"[fabric.main]\n{text}\n") == []
+
+
+def test_more_sessions_spread_than_a_connection_holds_make_no_sense(config: ConfigFile) -> None:
+    found = config.problems(MAIN + "sessions_per_connection = 100\nspread_after = 101\n")
+    assert [problem.key for problem in found] == ["servicebus.main.spread_after"]
+    assert "which is 100" in found[0].remedy
+    assert config.problems(MAIN + "sessions_per_connection = 100\n") == []
+
+
+def test_every_mistake_of_a_connection_string_is_told(config: ConfigFile) -> None:
+    found = config.problems("[servicebus.main]\nconnection_string = 'Endpoint=x;SharedAccessKeyName=n'\n")
+    assert [(problem.where, problem.key, problem.value, problem.remedy) for problem in found] == [
+        ("config.toml:2", "servicebus.main.connection_string", "***", "SharedAccessKey is missing"),
+        ("config.toml:2", "servicebus.main.connection_string", "***", "Endpoint must be sb://HOST or sb://HOST:PORT"),
+    ]
+
+
+def test_a_ca_file_must_hold_certificates_and_have_a_use(config: ConfigFile) -> None:
+    (config.folder / "no.pem").write_text("no certificate")
+    text = f"[servicebus.main]\nconnection_string = '{CLOUD}'\n"
+    assert "certificates in PEM" in config.problems(text + "ca_file = 'no.pem'\n")[0].remedy
+    assert "No such file" in config.problems(text + "ca_file = 'none.pem'\n")[0].remedy
+    authorities = ssl.create_default_context().get_ca_certs(binary_form=True)
+    if authorities:
+        (config.folder / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(authorities[0]))
+        assert config.problems(text + "ca_file = 'ca.pem'\n") == []
+        assert "without TLS" in config.problems(MAIN + "ca_file = 'ca.pem'\n")[0].remedy
+
+
+def test_a_state_dir_is_a_directory_or_not_there_yet(config: ConfigFile) -> None:
+    assert config.problems("[daemon]\nstate_dir = 'not-there'\n") == []
+    assert config.problems("[daemon]\nstate_dir = '.'\n") == []
+    (config.folder / "file").write_text("")
+    assert "must be a directory" in config.problems("[daemon]\nstate_dir = 'file'\n")[0].remedy
+
+
+def test_a_session_must_be_on_a_servicebus_that_is_there(config: ConfigFile) -> None:
+    session = "[[session]]\nentity = 'a'\n"
+    assert "needs a section [servicebus.NAME]" in config.problems(session)[0].remedy
+    assert config.problems(MAIN + session) == []
+    two = MAIN + MAIN.replace("main", "other")
+    assert "must say which servicebus it is on: main, other" in config.problems(two + session)[0].remedy
+    assert "did you mean other?" in config.problems(two + session + "servicebus = 'othr'\n")[0].remedy
+    assert "there are main, other" in config.problems(two + session + "servicebus = 'xyzzy'\n")[0].remedy
+    assert config.problems(two + session + "servicebus = 'other'\n") == []
+
+
+def test_a_session_can_be_held_once(config: ConfigFile) -> None:
+    text = MAIN + "[[session]]\nentity = 'orders'\nsession_id = 'x'\n"
+    found = config.problems(text + "[[session]]\nservicebus = 'main'\nentity = 'Orders'\nsession_id = 'x'\n")
+    assert [problem.key for problem in found] == ["session[1]"]
+    assert "the same session as session[0]" in found[0].remedy
+    assert config.problems(text + "[[session]]\nentity = 'orders'\nsession_id = 'X'\n") == []
+    assert config.problems(text + "[[session]]\nentity = 'orders'\nsession_id = ''\n") == []
+
+
+def test_the_next_available_session_may_be_asked_for_more_than_once(config: ConfigFile) -> None:
+    assert config.problems(MAIN + "[[session]]\nentity = 'orders'\n" * 3) == []
+
+
+def test_a_key_for_one_entity_is_used_for_that_entity(config: ConfigFile) -> None:
+    text = f"[servicebus.main]\nconnection_string = '{CLOUD};EntityPath=Orders'\n[[session]]\n"
+    assert config.problems(text + "entity = 'orders'\n") == []
+    found = config.problems(text + "entity = 'other'\n")
+    assert [problem.key for problem in found] == ["session[0].entity"]
+    assert "by its EntityPath" in found[0].remedy
+
+
+def test_enough_attempts_must_fit_into_a_lock(config: ConfigFile) -> None:
+    late = "[renewal]\ndue_fraction = 0.8\n"
+    found = config.problems(late + MAIN + "lock_duration = '2s'\n[[session]]\nentity = 'a'\nlock_duration = '3s'\n")
+    assert [problem.key for problem in found] == ["servicebus.main.lock_duration", "session[0].lock_duration"]
+    for word in ("due_fraction 0.8", "attempt_fraction 0.25", "of at least 4 attempts"):
+        assert word in found[0].remedy
+    assert config.problems(late + MAIN + "lock_duration = '30s'\n") == []
+    assert config.problems(MAIN + "lock_duration = '2s'\n") == []
+
+
+def test_a_short_lock_that_is_only_assumed_counts_too(config: ConfigFile) -> None:
+    found = config.problems(MAIN + "assumed_lock_duration = '1s'\n")
+    assert [problem.key for problem in found] == ["servicebus.main.assumed_lock_duration"]
+
+
+@pytest.mark.parametrize(
+    ("lock_s", "due", "attempts"),
+    [(5.0, 0.5, 4), (5.0, 0.8, 4), (2.0, 0.5, 4), (1.999, 0.5, 4), (1.5, 0.5, 3), (1.0, 0.5, 2), (0.5, 0.5, 1)],
+)
+def test_attempts_are_counted_between_due_and_expiry(lock_s: float, due: float, attempts: int) -> None:
+    assert attempts_before_expiry(RenewalPolicy(due_fraction=due), lock_s) == attempts
+
+
+def test_whatever_may_be_set_leaves_enough_attempts_in_the_shortest_lock_of_the_service() -> None:
+    slowest = RenewalPolicy(due_fraction=0.8, attempt_fraction=0.34, max_attempt_s=60, max_interval_s=540)
+    assert attempts_before_expiry(slowest, timedelta(seconds=5).total_seconds()) == MIN_ATTEMPTS

@@ -1,0 +1,100 @@
+"""config.example.toml: complete, true and valid."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+
+from renewer.config import ConnectionString, Settings, load
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+HEADER = re.compile(r"\[+([a-z_]+)(?:\.[a-z]+)?\]+")
+SETTING = re.compile(r"(# )?([a-z_]+) = (.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    section: str
+    key: str
+    value: Any
+    commented: bool
+
+
+def example_lines() -> list[Line]:
+    """Every setting of the example, commented out or not."""
+    lines: list[Line] = []
+    section = ""
+    for text in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if header := HEADER.fullmatch(text):
+            section = header[1]
+        elif match := SETTING.fullmatch(text):
+            value = tomllib.loads(f"value = {match[3]}")["value"]
+            lines.append(Line(section, match[2], value, match[1] is not None))
+    return lines
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """The models by the name of their section."""
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in Settings.model_fields.items():
+        candidates = [field.annotation, *get_args(field.annotation)]
+        found[name] = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return found
+
+
+FIELDS = [(section, key, field) for section, model in sections().items() for key, field in model.model_fields.items()]
+
+
+def validated(field: FieldInfo, value: Any) -> Any:
+    annotation: Any = field.annotation
+    for constraint in field.metadata:
+        annotation = Annotated[annotation, constraint]
+    return TypeAdapter(annotation).validate_python(value)
+
+
+def test_the_example_loads_without_a_problem() -> None:
+    settings = load(EXAMPLE, environ={}, overrides={})
+    assert [(session.entity, session.session_id) for session in settings.session] == [("orders", "customer-42")]
+    secret = settings.servicebus["main"].connection_string
+    assert secret is not None
+    connection = ConnectionString.parse(secret.get_secret_value())
+    assert (connection.host, connection.port, connection.tls) == ("127.0.0.1", 5672, False)
+    assert settings.fabric["main"].base_url == "http://127.0.0.1:8323/v1"
+
+
+@pytest.mark.parametrize(("section", "key", "field"), FIELDS, ids=[f"{section}.{key}" for section, key, _ in FIELDS])
+def test_the_example_shows_each_setting_with_its_true_default(section: str, key: str, field: FieldInfo) -> None:
+    lines = [line for line in example_lines() if (line.section, line.key) == (section, key)]
+    assert lines
+    values = [validated(field, line.value) for line in lines]
+    default = field.get_default(call_default_factory=True)
+    if not field.is_required() and default is not None:
+        assert default in values
+
+
+def test_the_example_shows_nothing_that_is_not_a_setting() -> None:
+    known = {(section, key) for section, key, _ in FIELDS}
+    assert {(line.section, line.key) for line in example_lines()} <= known
+
+
+def test_what_is_commented_out_is_optional_or_a_default_that_the_example_replaces() -> None:
+    fields = {(section, key): field for section, key, field in FIELDS}
+    replaced = {("fabric", "base_url"), ("fabric", "credential"), ("fabric", "scope")}
+    for line in example_lines():
+        if line.commented and (line.section, line.key) not in replaced:
+            assert fields[line.section, line.key].default is None
+
+
+def test_each_setting_says_why_one_would_change_it() -> None:
+    texts = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(texts):
+        if SETTING.fullmatch(text):
+            above = texts[number - 1]
+            assert above.startswith("# ") or SETTING.fullmatch(above), text
