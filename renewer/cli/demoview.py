@@ -1,0 +1,98 @@
+"""What the demo shows: leases, operations, and where to look next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One operation of the demo: what is asked for, what the emulator does with it, and how it must end."""
+
+    name: str
+    path: str
+    scenario: str
+    ends: str = "succeeded"
+    result: str | None = "json"
+    body: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(slots=True)
+class Views:
+    """The latest answers of the control API."""
+
+    leases: list[dict[str, Any]]
+    operations: dict[Story, dict[str, Any]]
+
+
+def show(views: Views, hints: list[str]) -> RenderableType:
+    """The whole screen."""
+    look = Text.assemble("Look closer:  ", ("\n              ".join(hints), "cyan"))
+    how_to_stop = Text("Ctrl-C stops and releases the sessions.\n", style="dim")
+    return Group(_leases(views), _operations(views), look, how_to_stop)
+
+
+def _leases(views: Views) -> Table:
+    table = _table("Session locks", "session", "state")
+    for name in ("left s", "margin s", "worst", "renewals", "lost"):
+        table.add_column(name, justify="right")
+    for lease in views.leases:
+        table.add_row(
+            f"{lease['entity']} / {lease['session_id']}",
+            _styled(lease["state"]),
+            _seconds(lease["remaining_s"]),
+            _seconds(lease["last_margin_s"]),
+            _seconds(lease["min_margin_s"]),
+            str(lease["renewals"]),
+            str(lease["losses"]),
+        )
+    return table
+
+
+def _operations(views: Views) -> Table:
+    table = _table("Long-running operations", "operation", "state", "next poll")
+    table.add_column("elapsed s", justify="right")
+    table.add_column("result")
+    for story, operation in sorted(views.operations.items(), key=lambda item: item[1]["submitted_at"]):
+        next_poll = operation["next_poll_at"]
+        table.add_row(
+            story.name,
+            _styled(operation["state"]),
+            f"{next_poll[11:19]}Z" if next_poll else "",
+            _seconds(operation["elapsed_s"]),
+            _outcome(operation),
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _outcome(operation: dict[str, Any]) -> str:
+    error, result = operation["error"], operation["result"]
+    if error:
+        return f"{error.get('errorCode', 'error')}: {error.get('message', '')}"
+    if result is None:
+        return ""
+    return "none" if result["kind"] == "none" else f"{result['kind']}, {result['size']} B"
+
+
+def _styled(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, "yellow"))
+
+
+def _seconds(span_s: float | None) -> str:
+    return "" if span_s is None else f"{span_s:.1f}"
+
+
+_STYLES = {"held": "green", "succeeded": "green", "lost": "bold red", "failed": "red", "at_risk": "bold yellow"}

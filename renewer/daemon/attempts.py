@@ -1,0 +1,241 @@
+"""Attempts: what the core asks for, carried out against the targets, at most so many at once.
+
+Each kind of work has its own lane, so that a slow service cannot keep lock renewals waiting. Within a lane the attempt
+whose time ends first goes first: after a stall, that is the lock that is nearest to expiry. An attempt runs under a
+cancel scope that ends when the core said; its outcome goes back as an event.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import structlog
+
+from renewer.core.effects import Attempt, StartAcquire, StartFetch, StartPoll, StartRelease, StartRenew, StartSubmit
+from renewer.core.events import (
+    Event,
+    LeaseAttemptFailed,
+    LeaseGranted,
+    OperationAnswered,
+    OperationAttemptFailed,
+    ResultFetched,
+)
+from renewer.core.model import Failure, LeaseId, OperationId, Terminal, Transient
+from renewer.core.states import LossReason
+from renewer.errors import LeaseLostError, TransientError
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from renewer.ports import Clock, LeaseTarget, OperationTarget
+
+_RELEASE_TIMEOUT_S = 5.0
+"""How long a release may take; the lock ends by itself if the broker does not answer."""
+
+_log = structlog.get_logger("renewer.attempts")
+
+
+class AttemptObserver(Protocol):
+    """Told how attempts go; for metrics."""
+
+    def attempt_started(self, kind: str, lateness_s: float) -> None:
+        """An attempt of this kind began, so long after it fell due."""
+        ...
+
+    def renewal_answered(self, duration_s: float) -> None:
+        """A renewal was answered, well or not, after so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """How many attempts of each kind may be under way at once; requests for operations, on each account."""
+
+    renew: int = 1024
+    acquire: int = 256
+    release: int = 256
+    operation: int = 64
+    by_account: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Work of one kind: a queue by end time, and workers that exist only while there is work."""
+
+    limit: int
+    running: int = 0
+    queue: list[tuple[float, int, Attempt | StartRelease]] = field(default_factory=list)
+
+
+class AttemptRunner:
+    """Runs attempts in the task group given, and posts their outcomes as events."""
+
+    def __init__(
+        self,
+        *,
+        lease_targets: Mapping[str, LeaseTarget],
+        operation_targets: Mapping[str, OperationTarget],
+        clock: Clock,
+        post: Callable[[Event], None],
+        limits: LaneLimits,
+        observer: AttemptObserver | None,
+    ) -> None:
+        self._lease_targets = lease_targets
+        self._operation_targets = operation_targets
+        self._clock = clock
+        self._post = post
+        self._observer = observer
+        self._tasks: TaskGroup | None = None
+        self._sequence = itertools.count()
+        self._scopes: dict[tuple[LeaseId | OperationId, int], anyio.CancelScope] = {}
+        self._releases: dict[LeaseId, anyio.Event] = {}
+        self._lanes: dict[type | str, _Lane] = {
+            StartRenew: _Lane(limits.renew),
+            StartAcquire: _Lane(limits.acquire),
+            StartRelease: _Lane(limits.release),
+            **{account: _Lane(limits.by_account.get(account, limits.operation)) for account in operation_targets},
+        }
+
+    def use(self, tasks: TaskGroup) -> None:
+        """Run attempts in `tasks` from now on."""
+        self._tasks = tasks
+
+    def start(self, effect: Attempt | StartRelease) -> None:
+        """Queue one attempt, or one release; it starts as soon as its lane has room."""
+        if self._tasks is None:
+            raise RuntimeError("attempts were asked for before the supervisor runs")
+        lane = self._lanes[_lane_of(effect)]
+        if isinstance(effect, StartRelease):
+            self._releases.setdefault(effect.spec.id, anyio.Event())
+            ends_at = self._clock.now()
+        else:
+            # The scope exists from the beginning, so that an attempt can be cancelled while it still waits.
+            self._scopes[effect.spec.id, effect.attempt] = anyio.CancelScope(deadline=effect.abandon_at)
+            ends_at = effect.abandon_at
+        heapq.heappush(lane.queue, (ends_at, next(self._sequence), effect))
+        if lane.running < lane.limit:
+            lane.running += 1
+            self._tasks.start_soon(self._work, lane)
+
+    def cancel(self, key: LeaseId | OperationId, attempt: int) -> None:
+        """Stop an attempt; its outcome is not posted. No error if it is over."""
+        scope = self._scopes.pop((key, attempt), None)
+        if scope is not None:
+            scope.cancel()
+
+    async def released(self, lease_id: LeaseId) -> None:
+        """Wait until the release under way for this lease, if any, is confirmed or given up."""
+        event = self._releases.get(lease_id)
+        if event is not None:
+            await event.wait()
+
+    async def all_released(self) -> None:
+        """Wait until no release is under way."""
+        while self._releases:
+            await next(iter(self._releases.values())).wait()
+
+    async def _work(self, lane: _Lane) -> None:
+        try:
+            while lane.queue:
+                _, _, effect = heapq.heappop(lane.queue)
+                if isinstance(effect, StartRelease):
+                    await self._release(effect)
+                else:
+                    await self._attempt(effect)
+        finally:
+            lane.running -= 1
+
+    async def _attempt(self, effect: Attempt) -> None:
+        key = (effect.spec.id, effect.attempt)
+        scope = self._scopes.get(key)
+        if scope is None:
+            return
+        started_at = self._clock.now()
+        if self._observer is not None:
+            self._observer.attempt_started(_KINDS[type(effect)], max(0.0, started_at - effect.due_at))
+        outcome: Event | None = None
+        with scope:
+            outcome = await self._outcome(effect)
+        wanted = self._scopes.pop(key, None) is not None
+        if not wanted:
+            return
+        if outcome is None:
+            outcome = _failed(effect, Transient("timeout", "no answer in time"))
+        elif self._observer is not None and isinstance(effect, StartRenew):
+            self._observer.renewal_answered(self._clock.now() - started_at)
+        self._post(outcome)
+
+    async def _outcome(self, effect: Attempt) -> Event:
+        try:
+            return await self._ask(effect)
+        except TransientError as error:
+            return _failed(effect, Transient(error.kind, str(error), error.retry_after_s))
+        except LeaseLostError as error:
+            return _failed(effect, Terminal(LossReason(error.reason), str(error)))
+        except Exception as error:
+            # A bug of ours must cost one attempt, not the daemon and every other lock with it.
+            _log.exception("attempt raised an unexpected error", kind=_KINDS[type(effect)], id=effect.spec.id)
+            return _failed(effect, Transient("garbage", f"unexpected {type(error).__name__}"))
+
+    async def _ask(self, effect: Attempt) -> Event:
+        match effect:
+            case StartRenew(spec, epoch, attempt):
+                grant = await self._lease_targets[spec.target].renew(spec, epoch)
+                return LeaseGranted(spec.id, epoch, attempt, grant)
+            case StartAcquire(spec, epoch, attempt):
+                grant = await self._lease_targets[spec.target].acquire(spec, epoch)
+                return LeaseGranted(spec.id, epoch, attempt, grant)
+            case StartSubmit(spec, attempt):
+                return OperationAnswered(spec.id, attempt, await self._operation_targets[spec.account].submit(spec))
+            case StartPoll(spec, ticket, attempt):
+                answer = await self._operation_targets[spec.account].poll(spec, ticket)
+                return OperationAnswered(spec.id, attempt, answer)
+            case StartFetch(spec, ticket, attempt):
+                result = await self._operation_targets[spec.account].fetch(spec, ticket)
+                return ResultFetched(spec.id, attempt, result)
+
+    async def _release(self, effect: StartRelease) -> None:
+        spec = effect.spec
+        try:
+            with anyio.move_on_after(_RELEASE_TIMEOUT_S):
+                await self._lease_targets[spec.target].release(spec, effect.epoch)
+        except (TransientError, LeaseLostError) as error:
+            _log.warning("lease release not confirmed", lease=spec.id, detail=str(error))
+        except Exception:
+            _log.exception("release raised an unexpected error", lease=spec.id)
+        finally:
+            event = self._releases.pop(spec.id, None)
+            if event is not None:
+                event.set()
+
+
+def _lane_of(effect: Attempt | StartRelease) -> type | str:
+    match effect:
+        case StartSubmit() | StartPoll() | StartFetch():
+            return effect.spec.account
+        case _:
+            return type(effect)
+
+
+def _failed(effect: Attempt, failure: Failure) -> Event:
+    match effect:
+        case StartAcquire() | StartRenew():
+            return LeaseAttemptFailed(effect.spec.id, effect.epoch, effect.attempt, failure)
+        case _:
+            if isinstance(failure, Terminal):
+                failure = Transient("garbage", failure.detail)
+            return OperationAttemptFailed(effect.spec.id, effect.attempt, failure)
+
+
+_KINDS: dict[type, str] = {
+    StartRenew: "renew",
+    StartAcquire: "acquire",
+    StartSubmit: "submit",
+    StartPoll: "poll",
+    StartFetch: "fetch",
+}

@@ -1,0 +1,42 @@
+"""Both halves of the emulator in one process, sharing one set of faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import anyio
+
+from renewer.emulator.admin import EmulatorAdmin
+from renewer.emulator.broker import Broker, QueueSpec
+from renewer.emulator.fabric import FabricEmulator
+from renewer.emulator.faults import Faults
+from renewer.emulator.http import build_http_app, serve_http
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+
+class Emulator:
+    """A Service Bus and a Fabric. `faults` scripts what goes wrong; so does the admin API on the HTTP listener."""
+
+    def __init__(self, queues: Sequence[QueueSpec], *, lock_duration_s: float, token: str | None = "local") -> None:
+        """Nothing listens before `run`. `token` is the bearer token that Fabric accepts, None for any."""
+        self.faults = Faults()
+        self.broker = Broker(queues=queues, lock_duration_s=lock_duration_s, faults=self.faults)
+        self.fabric = FabricEmulator(self.faults, token=token)
+
+    async def run(
+        self,
+        amqp: tuple[str, int],
+        http: tuple[str, int],
+        *,
+        task_status: TaskStatus[tuple[int, int]] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; reports both ports, for 0 lets the system choose. Raises `UsageError` if it cannot."""
+        admin = EmulatorAdmin(self.faults)
+        admin.add_state("servicebus", self.broker.state)
+        async with anyio.create_task_group() as tasks:
+            amqp_port: int = await tasks.start(self.broker.serve, *amqp)
+            http_port: int = await tasks.start(serve_http, build_http_app(self.fabric, admin), *http)
+            task_status.started((amqp_port, http_port))

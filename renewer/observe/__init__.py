@@ -1,0 +1,6 @@
+"""What people and machines see: the log and the metrics, both fed by the same news (`renewer.ports.Hook`)."""
+
+from renewer.observe.log import LogHook, configure_logging
+from renewer.observe.metrics import AttemptMetrics, Metrics, MetricsHook
+
+__all__ = ["AttemptMetrics", "LogHook", "Metrics", "MetricsHook", "configure_logging"]

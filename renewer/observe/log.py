@@ -1,0 +1,127 @@
+"""The log: constant event phrases with fields, JSON or console, never a secret.
+
+Renewals and polls are told at debug level only: at tens of thousands of leases an info line each would cost more than
+the renewal. Everything that a person would want to know of afterwards is info, everything to act on warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import structlog
+
+from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.core.states import OperationState
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+LogFormat = Literal["auto", "json", "console"]
+
+
+def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
+    """Set up structlog for the process. `auto` is console on a terminal, else JSON. By default `stream` is stderr."""
+    stream = sys.stderr if stream is None else stream
+    if log_format == "auto":
+        log_format = "console" if stream.isatty() else "json"
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if log_format == "json":
+        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        processors.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    # Libraries log through the standard library; their warnings belong in the same place, their chatter nowhere.
+    logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s: %(message)s", force=True)
+
+
+class LogHook:
+    """Writes news to the log."""
+
+    def __init__(self, log: FilteringBoundLogger | None = None) -> None:
+        self._log: FilteringBoundLogger = log if log is not None else structlog.get_logger("renewer")
+
+    def lease(self, news: TellLease) -> None:
+        """One line for one piece of news; the phrase is constant, the rest are fields."""
+        level, phrase = _LEASE_PHRASES[news.news]
+        fields: dict[str, object] = {
+            "lease": news.spec.id,
+            "target": news.spec.target,
+            "entity": news.spec.entity,
+            "session_id": news.spec.session_id,
+            "epoch": news.epoch,
+        }
+        if news.reason is not None:
+            fields["reason"] = news.reason.value
+        if news.failure is not None:
+            fields["failure"] = news.failure
+        if news.detail is not None:
+            fields["detail"] = news.detail
+        if news.margin_s is not None:
+            fields["margin_s"] = round(news.margin_s, 3)
+        if news.news is LeaseNews.LOST:
+            fields["final"] = news.final
+        self._log.log(level, phrase, **fields)
+
+    def operation(self, news: TellOperation) -> None:
+        """One line for one piece of news; the phrase is constant, the rest are fields."""
+        level, phrase = _OPERATION_PHRASES[news.news]
+        if news.news is OperationNews.STATE_CHANGED and news.state in _BAD_ENDS:
+            level = logging.WARNING
+        fields: dict[str, object] = {
+            "operation": news.spec.id,
+            "account": news.spec.account,
+            "state": news.state.value,
+        }
+        if news.failure is not None:
+            fields["failure"] = news.failure
+        if news.detail is not None:
+            fields["detail"] = news.detail
+        if news.retry_after_s is not None:
+            fields["retry_after_s"] = news.retry_after_s
+        self._log.log(level, phrase, **fields)
+
+
+_LEASE_PHRASES: dict[LeaseNews, tuple[int, str]] = {
+    LeaseNews.REGISTERED: (logging.INFO, "lease registered"),
+    LeaseNews.ACQUIRED: (logging.INFO, "lease acquired"),
+    LeaseNews.REACQUIRED: (logging.WARNING, "lease reacquired"),
+    LeaseNews.ACQUIRE_FAILED: (logging.WARNING, "lease not acquired"),
+    LeaseNews.RENEWED: (logging.DEBUG, "lease renewed"),
+    LeaseNews.RENEW_FAILED: (logging.WARNING, "lease not renewed"),
+    LeaseNews.AT_RISK: (logging.ERROR, "lease at risk"),
+    LeaseNews.RECOVERED: (logging.WARNING, "lease recovered"),
+    LeaseNews.LOST: (logging.ERROR, "lease lost"),
+    LeaseNews.RELEASED: (logging.INFO, "lease released"),
+    LeaseNews.FORGOTTEN: (logging.DEBUG, "lease forgotten"),
+}
+
+_OPERATION_PHRASES: dict[OperationNews, tuple[int, str]] = {
+    OperationNews.REGISTERED: (logging.INFO, "operation registered"),
+    OperationNews.POLLED: (logging.DEBUG, "operation polled"),
+    OperationNews.POLL_FAILED: (logging.WARNING, "operation not polled"),
+    OperationNews.UNKNOWN_STATUS: (logging.WARNING, "operation status unknown"),
+    OperationNews.STATE_CHANGED: (logging.INFO, "operation state changed"),
+    OperationNews.FORGOTTEN: (logging.DEBUG, "operation forgotten"),
+}
+
+_BAD_ENDS = frozenset(
+    {
+        OperationState.FAILED,
+        OperationState.CANCELED,
+        OperationState.EXPIRED,
+        OperationState.TIMED_OUT,
+        OperationState.UNPOLLABLE,
+        OperationState.REJECTED,
+    }
+)

@@ -1,0 +1,215 @@
+"""The metrics: prefix `renewer_`, base units, and labels from short fixed lists only.
+
+No session id, token, entity or URL ever becomes a label: a scrape must stay small at a hundred thousand leases.
+Children are looked up once and kept; what can be counted at scrape time is counted then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import renewer
+from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, is_over
+
+if TYPE_CHECKING:
+    from renewer.core.scheduler import Scheduler
+
+_MARGIN_BUCKETS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 150.0, 300.0)
+_LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_RETRY_AFTER_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 3600.0)
+
+Gauges = Callable[[], Iterable[tuple[str, Mapping[str, float]]]]
+"""Yields, at scrape time, a target's name and its readings: `connections`, `links`, `clock_skew_s`."""
+
+
+class Metrics:
+    """Every metric that renewer exports, registered with the registry given."""
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
+        self.registry = registry
+        self.renewals = prometheus_client.Counter(
+            "renewer_renewals", "Renewals by outcome: success, or why one failed.", ["outcome"], registry=registry
+        )
+        self.renewal_duration = prometheus_client.Histogram(
+            "renewer_renewal_duration_seconds",
+            "Time from sending a renewal to its answer.",
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.margin = prometheus_client.Histogram(
+            "renewer_renewal_margin_seconds",
+            "What was left of the lock when a renewal was acknowledged.",
+            buckets=_MARGIN_BUCKETS,
+            registry=registry,
+        )
+        self.lateness = prometheus_client.Histogram(
+            "renewer_attempt_lateness_seconds",
+            "Time from when an attempt fell due to when it was started.",
+            ["kind"],
+            buckets=_LATENESS_BUCKETS,
+            registry=registry,
+        )
+        self.losses = prometheus_client.Counter(
+            "renewer_lease_losses", "Leases lost, by reason.", ["reason"], registry=registry
+        )
+        self.acquisitions = prometheus_client.Counter(
+            "renewer_acquisitions",
+            "Leases acquired, by outcome: acquired, reacquired, or why it failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.at_risk = prometheus_client.Counter(
+            "renewer_leases_at_risk", "Leases whose local deadline passed without an answer.", registry=registry
+        )
+        self.polls = prometheus_client.Counter(
+            "renewer_polls", "Polls of operations by outcome.", ["outcome"], registry=registry
+        )
+        self.operations_ended = prometheus_client.Counter(
+            "renewer_operations_ended", "Operations ended, by final state.", ["state"], registry=registry
+        )
+        self.retry_after = prometheus_client.Histogram(
+            "renewer_poll_retry_after_seconds",
+            "What services asked us to wait between polls.",
+            buckets=_RETRY_AFTER_BUCKETS,
+            registry=registry,
+        )
+        self.loop_lag = prometheus_client.Histogram(
+            "renewer_loop_lag_seconds",
+            "How late the supervisor loop woke.",
+            buckets=_LATENESS_BUCKETS,
+            registry=registry,
+        )
+        build = prometheus_client.Gauge(
+            "renewer_build_info", "Always 1; the version is in the label.", ["version"], registry=registry
+        )
+        build.labels(renewer.__version__).set(1)
+        # Made now, so that a rate over the first event of a kind has a zero to start from.
+        for reason in LossReason:
+            self.losses.labels(reason.value)
+        for state in OperationState:
+            if is_over(state):
+                self.operations_ended.labels(state.value)
+        self.renewals.labels("success")
+        for word in ("acquired", "reacquired"):
+            self.acquisitions.labels(word)
+
+    def watch(self, scheduler: Scheduler, gauges: Gauges) -> None:
+        """Count the scheduler's leases and operations, and read the targets' gauges, at each scrape."""
+        self.registry.register(_StateCollector(scheduler, gauges))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return prometheus_client.generate_latest(self.registry)
+
+
+class MetricsHook:
+    """Turns news into counts."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._renewed = metrics.renewals.labels("success")
+
+    def lease(self, news: TellLease) -> None:
+        """Count one piece of news of a lease."""
+        metrics = self._metrics
+        match news.news:
+            case LeaseNews.RENEWED:
+                self._renewed.inc()
+                if news.margin_s is not None:
+                    metrics.margin.observe(news.margin_s)
+            case LeaseNews.RENEW_FAILED:
+                metrics.renewals.labels(news.failure or "unknown").inc()
+            case LeaseNews.LOST if news.reason is not None:
+                metrics.losses.labels(news.reason.value).inc()
+            case LeaseNews.AT_RISK:
+                metrics.at_risk.inc()
+            case LeaseNews.ACQUIRED | LeaseNews.REACQUIRED:
+                metrics.acquisitions.labels(news.news.value).inc()
+            case LeaseNews.ACQUIRE_FAILED:
+                metrics.acquisitions.labels(news.failure or "unknown").inc()
+            case _:
+                pass
+
+    def operation(self, news: TellOperation) -> None:
+        """Count one piece of news of an operation."""
+        metrics = self._metrics
+        match news.news:
+            case OperationNews.POLLED:
+                metrics.polls.labels("running").inc()
+                if news.retry_after_s is not None:
+                    metrics.retry_after.observe(news.retry_after_s)
+            case OperationNews.POLL_FAILED:
+                metrics.polls.labels(news.failure or "unknown").inc()
+            case OperationNews.STATE_CHANGED if is_over(news.state):
+                metrics.operations_ended.labels(news.state.value).inc()
+            case _:
+                pass
+
+
+class AttemptMetrics:
+    """Measures attempts as the daemon starts and ends them. `max_lateness_s` is the worst seen since the start."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.max_lateness_s = 0.0
+        self._lateness = {
+            kind: metrics.lateness.labels(kind) for kind in ("renew", "acquire", "submit", "poll", "fetch")
+        }
+        self._renewal_duration = metrics.renewal_duration
+
+    def attempt_started(self, kind: str, lateness_s: float) -> None:
+        """An attempt of this kind began, so long after it fell due."""
+        self._lateness[kind].observe(lateness_s)
+        self.max_lateness_s = max(self.max_lateness_s, lateness_s)
+
+    def renewal_answered(self, duration_s: float) -> None:
+        """A renewal was answered, well or not, after so long."""
+        self._renewal_duration.observe(duration_s)
+
+
+class _StateCollector(Collector):
+    """Counts what is there at the moment of the scrape, instead of keeping gauges in step with every change."""
+
+    def __init__(self, scheduler: Scheduler, gauges: Gauges) -> None:
+        self._scheduler = scheduler
+        self._gauges = gauges
+
+    def describe(self) -> Iterator[Metric]:
+        """Registered without being collected: the scheduler may not run yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One reading of everything."""
+        leases = GaugeMetricFamily("renewer_leases", "Leases by kind and state.", labels=["kind", "state"])
+        by_state = Counter((lease.spec.kind, lease.state) for lease in self._scheduler.leases())
+        for kind in LeaseKind:
+            for state in LeaseState:
+                leases.add_metric([kind.value, state.value], by_state[kind, state])
+        yield leases
+        operations = GaugeMetricFamily("renewer_operations", "Operations by state.", labels=["state"])
+        by_operation_state = Counter(operation.state for operation in self._scheduler.operations())
+        for operation_state in OperationState:
+            operations.add_metric([operation_state.value], by_operation_state[operation_state])
+        yield operations
+        yield GaugeMetricFamily(
+            "renewer_queue_length", "Things that have a due time.", value=self._scheduler.queue_length
+        )
+        connections = GaugeMetricFamily("renewer_connections", "Open connections, by target.", labels=["target"])
+        links = GaugeMetricFamily("renewer_links", "Open session links, by target.", labels=["target"])
+        skew = GaugeMetricFamily(
+            "renewer_clock_skew_seconds",
+            "How far the broker's clock is ahead of ours, estimated from its answers; decides nothing.",
+            labels=["target"],
+        )
+        families = {"connections": connections, "links": links, "clock_skew_s": skew}
+        for target, readings in self._gauges():
+            for name, value in readings.items():
+                families[name].add_metric([target], value)
+        yield from families.values()

@@ -1,0 +1,212 @@
+"""The commands, run as processes of their own, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-m", "renewer"]
+LIMIT_S = 60
+
+
+def renewer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **environment}
+    )
+
+
+class Running:
+    """A command that is under way; its log is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: Queue[str | None] = Queue()
+        self.seen: list[str] = []
+        Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def event(self, phrase: str) -> dict[str, object]:
+        """Wait for a line of the log with this event."""
+        while (line := self.lines.get(timeout=LIMIT_S)) is not None:
+            self.seen.append(line)
+            document = json.loads(line)
+            if document["event"] == phrase:
+                return document
+        raise AssertionError(f"ended without {phrase!r}:\n{''.join(self.seen)}")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(LIMIT_S)
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path) -> Iterator[Running]:
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def emulator(cwd: Path) -> Iterator[tuple[str, str]]:
+    arguments = ["emulator", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--lock-duration", "2s"]
+    with running(*arguments, "--queue", "orders:session", "--queue", "plain", cwd=cwd) as process:
+        ready = process.event("emulator ready")
+        yield str(ready["amqp"]), str(ready["http"])
+        assert process.stop() == 0
+
+
+def write_config(folder: Path, amqp: str, http: str) -> Path:
+    config = folder / "config.toml"
+    config.write_text(
+        f"""
+        [metrics]
+        listen = "off"
+        [servicebus.main]
+        connection_string = "Endpoint=sb://{amqp};SharedAccessKeyName=local;SharedAccessKey=bG9jYWw=;UseDevelopmentEmulator=true"
+        [[session]]
+        entity = "orders"
+        session_id = "customer-42"
+        [fabric.main]
+        base_url = "http://{http}/v1"
+        token = "local"
+        """
+    )
+    return config
+
+
+@contextmanager
+def client(folder: Path) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(uds=str(folder / "var" / "renewer.sock"))
+    with httpx.Client(transport=transport, base_url="http://renewer", timeout=LIMIT_S) as api:
+        yield api
+
+
+def sessions_held(http: str) -> int:
+    state = httpx.get(f"http://{http}/_emulator/state").raise_for_status().json()
+    return int(state["servicebus"]["counters"]["sessions_held"])
+
+
+def test_help_and_version_answer() -> None:
+    for arguments in (["--help"], ["run", "--help"], ["demo", "--help"], ["emulator", "--help"], ["config", "--help"]):
+        answer = renewer(*arguments)
+        assert answer.returncode == 0
+        assert "Usage" in answer.stdout
+    assert re.fullmatch(r"renewer \d+\.\d+\.\d+\n", renewer("version").stdout)
+
+
+def test_config_check_lists_every_mistake_at_once_and_ends_with_78(tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text('[renewal]\ndue_fraction = 2\n[daemon]\nlog_levle = "x"\n[[session]]\nentity = ""\n')
+    for arguments in (["config", "check", str(config)], ["run", "--config", str(config)]):
+        answer = renewer(*arguments)
+        assert answer.returncode == 78
+        for key in ("renewal.due_fraction", "daemon.log_levle", "session[0].entity"):
+            assert key in answer.stderr
+        assert f"{config}:2" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
+def test_the_example_configuration_is_valid() -> None:
+    example = Path(__file__).parents[2] / "config.example.toml"
+    assert renewer("config", "check", str(example)).returncode == 0
+
+
+def test_a_missing_configuration_is_told_as_such(tmp_path: Path) -> None:
+    answer = renewer("run", "--config", str(tmp_path / "none.toml"))
+    assert answer.returncode == 78
+    assert "none.toml" in answer.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_the_daemon_holds_a_session_follows_an_operation_and_stops_in_good_order(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    with emulator(tmp_path) as (amqp, http):
+        config = write_config(tmp_path, amqp, http)
+        with running("run", "--config", str(config), cwd=tmp_path) as daemon:
+            daemon.event("daemon ready")
+            daemon.event("lease acquired")
+            mode = stat.S_IMODE((tmp_path / "var" / "renewer.sock").stat().st_mode)
+            assert mode == 0o660
+            assert sessions_held(http) == 1
+            with client(tmp_path) as api:
+                (lease,) = api.get("/v1/leases").json()["items"]
+                assert (lease["state"], lease["entity"], lease["session_id"]) == ("held", "orders", "customer-42")
+                submit = {"method": "POST", "url": "/workspaces/cfafbeb1-8037-4d0c-896e-a46fb27ff229/notebooks"}
+                body = {"submit": {**submit, "body": {"displayName": "n"}}}
+                created = api.post("/v1/operations", json=body)
+                assert created.status_code == 201
+                ended = api.get(f"/v1/operations/{created.json()['id']}?wait=30s").json()
+                assert ended["state"] == "succeeded"
+                assert api.get(ended["result"]["href"]).json()["displayName"] == "n"
+            assert daemon.stop(how) == 0
+            assert not (tmp_path / "var" / "renewer.sock").exists()
+            assert sessions_held(http) == 0
+            daemon.event("daemon stopped")
+            assert "bG9jYWw=" not in "".join(daemon.seen)
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with emulator(tmp_path) as (amqp, http):
+        config = write_config(tmp_path, amqp, http)
+        with running("run", "--config", str(config), cwd=tmp_path) as first:
+            first.event("daemon ready")
+            second = subprocess.run(
+                [*COMMAND, "run", "--config", str(config)],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                timeout=LIMIT_S,
+            )
+            assert second.returncode == 64
+            assert "another daemon is listening" in second.stderr
+            assert "Traceback" not in second.stderr
+            with client(tmp_path) as api:
+                assert api.get("/v1/leases").status_code == 200
+            assert first.stop() == 0
+
+
+def test_a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_replaces(tmp_path: Path) -> None:
+    with emulator(tmp_path) as (amqp, http):
+        config = write_config(tmp_path, amqp, http)
+        with running("run", "--config", str(config), cwd=tmp_path) as first:
+            first.event("lease acquired")
+            first.stop(signal.SIGKILL)
+        with running("run", "--config", str(config), cwd=tmp_path) as second:
+            second.event("lease acquired")
+            assert second.stop() == 0
+
+
+def test_the_demo_ends_as_scripted() -> None:
+    answer = renewer("demo", "--for", "8s", "--json")
+    assert answer.returncode == 0, answer.stderr
+    summary = json.loads(answer.stdout)
+    assert summary["sessions_held"] == 3
+    assert summary["renewals"] >= 3
+    assert summary["lost"] == 0
+    assert summary["min_margin_s"] > 3
+    assert (summary["operations_succeeded"], summary["operations_failed"]) == (4, 1)
+    assert set(summary) == {
+        "sessions_held", "renewals", "lost", "min_margin_s", "operations_succeeded", "operations_failed",
+        "max_lateness_s",
+    }  # fmt: skip

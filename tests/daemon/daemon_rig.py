@@ -1,0 +1,174 @@
+"""Targets that keep locks truly, in virtual time, and misbehave as told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskStatus
+
+from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.core.events import LeaseRegistered, LinkLost, OperationRegistered
+from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, OperationSpec, PollAnswer, Result
+from renewer.core.states import LossReason
+from renewer.core.timing import PollPolicy, RenewalPolicy
+from renewer.daemon.attempts import LaneLimits
+from renewer.daemon.supervisor import Supervisor
+from renewer.errors import LeaseLostError
+from renewer.ports import PreparedOperation
+
+
+@dataclass
+class FakeBroker:
+    """Keeps one lock a session. `before` is asked before each renewal takes effect; it may sleep or raise."""
+
+    duration_s: float = 10.0
+    latency_s: float = 0.005
+    before: Callable[[LeaseSpec, int], object] | None = None
+    after: Callable[[LeaseSpec, int], object] | None = None
+    locked_until: dict[LeaseId, float] = field(default_factory=dict)
+    renewals: int = 0
+    releases: list[LeaseId] = field(default_factory=list)
+    under_way: int = 0
+    most_under_way: int = 0
+    expired: int = 0
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
+
+    async def acquire(self, spec: LeaseSpec, epoch: int) -> Grant:
+        sent_at = anyio.current_time()
+        await anyio.sleep(self.latency_s)
+        self.locked_until[spec.id] = anyio.current_time() + self.duration_s
+        return Grant(sent_at, self.duration_s, session_id=spec.session_id)
+
+    async def renew(self, spec: LeaseSpec, epoch: int) -> Grant:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.renewals += 1
+        number = self.renewals
+        try:
+            sent_at = anyio.current_time()
+            await anyio.sleep(self.latency_s / 2)
+            if self.before is not None:
+                await _maybe(self.before(spec, number))
+            now = anyio.current_time()
+            if self.locked_until.get(spec.id, 0.0) <= now:
+                self.expired += 1
+                raise LeaseLostError("the lock has expired", reason=LossReason.EXPIRED)
+            self.locked_until[spec.id] = now + self.duration_s
+            if self.after is not None:
+                await _maybe(self.after(spec, number))
+            await anyio.sleep(self.latency_s / 2)
+            return Grant(sent_at, self.duration_s)
+        finally:
+            self.under_way -= 1
+
+    async def release(self, spec: LeaseSpec, epoch: int) -> None:
+        await anyio.sleep(self.latency_s)
+        self.locked_until.pop(spec.id, None)
+        self.releases.append(spec.id)
+
+
+@dataclass
+class FakeService:
+    """Follows one operation as scripted: an iterator of answers, or errors to raise, one for each request."""
+
+    script: Iterator[PollAnswer | Result | Exception]
+    asked_at: list[tuple[str, float]] = field(default_factory=list)
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
+
+    def prepare(self, how: str, request: object) -> PreparedOperation:
+        return PreparedOperation(request, None, retry_safe=False)
+
+    async def submit(self, spec: OperationSpec) -> PollAnswer:
+        return await self._next("submit")
+
+    async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
+        return await self._next("poll")
+
+    async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
+        return await self._next("fetch")
+
+    async def _next(self, what: str):
+        self.asked_at.append((what, anyio.current_time()))
+        await anyio.sleep(0.01)
+        answer = next(self.script)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
+class Heard:
+    """A hook that remembers."""
+
+    leases: list[TellLease] = field(default_factory=list)
+    operations: list[TellOperation] = field(default_factory=list)
+
+    def lease(self, news: TellLease) -> None:
+        self.leases.append(news)
+
+    def operation(self, news: TellOperation) -> None:
+        self.operations.append(news)
+
+    def of(self, *kinds: LeaseNews) -> list[TellLease]:
+        return [news for news in self.leases if news.news in kinds]
+
+    def about(self, *kinds: OperationNews) -> list[TellOperation]:
+        return [news for news in self.operations if news.news in kinds]
+
+
+class Rig:
+    """A supervisor over fakes."""
+
+    def __init__(self, clock, broker: FakeBroker | None = None, service: FakeService | None = None, **options) -> None:
+        self.heard = Heard()
+        self.broker = broker if broker is not None else FakeBroker()
+        self.lags: list[float] = []
+        self.supervisor = Supervisor(
+            clock=clock,
+            lease_targets={"servicebus.main": self.broker},
+            operation_targets={} if service is None else {"fabric.main": service},
+            hooks=[self.heard],
+            on_lag=self.lags.append,
+            limits=options.pop("limits", LaneLimits()),
+            **options,
+        )
+
+    def hold(self, name: str = "s", policy: RenewalPolicy | None = None) -> LeaseSpec:
+        spec = LeaseSpec(LeaseId(name), "servicebus.main", "orders", session_id=name, policy=policy or RenewalPolicy())
+        self.supervisor.post(LeaseRegistered(spec))
+        return spec
+
+    def follow(self, name: str = "o", policy: PollPolicy | None = None, **options) -> OperationSpec:
+        spec = OperationSpec(OperationId(name), "fabric.main", {}, policy=policy or PollPolicy(), **options)
+        self.supervisor.post(OperationRegistered(spec))
+        return spec
+
+    def break_link(self, spec: LeaseSpec, epoch: int, reason: LossReason = LossReason.DETACHED) -> None:
+        self.supervisor.post(LinkLost(spec.id, epoch, reason, "as told"))
+
+    def lease(self, spec: LeaseSpec):
+        return self.supervisor.scheduler.lease(spec.id)
+
+    def operation(self, spec: OperationSpec):
+        return self.supervisor.scheduler.operation(spec.id)
+
+    @asynccontextmanager
+    async def running(self):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self.supervisor.run)
+            yield tasks
+            tasks.cancel_scope.cancel()
+
+
+async def _maybe(value: object) -> None:
+    if hasattr(value, "__await__"):
+        await value
