@@ -1,0 +1,1 @@
+"""Targets: each package keeps leases or follows operations on one kind of remote system."""
