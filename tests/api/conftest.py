@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from virtualtime import VirtualClock, VirtualLoop
+
+from tests.daemon.virtualtime import VirtualClock, VirtualLoop
 
 
 @pytest.fixture

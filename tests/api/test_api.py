@@ -8,7 +8,6 @@ from datetime import datetime
 import anyio
 import httpx
 import pytest
-from daemon_rig import FakeBroker, FakeService, Rig
 
 from renewer.api import build_api
 from renewer.core.model import Ended, Result, StillRunning, Succeeded
@@ -18,6 +17,7 @@ from renewer.daemon.control import Account, DaemonControl
 from renewer.daemon.waiting import Waiting
 from renewer.errors import LeaseLostError, UsageError
 from renewer.ports import PreparedOperation
+from tests.daemon.daemon_rig import FakeBroker, FakeService, Rig
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio.testing
-from virtualtime import VirtualClock, VirtualLoop
+
+from tests.daemon.virtualtime import VirtualClock, VirtualLoop
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -6,13 +6,13 @@ import random
 
 import anyio
 import pytest
-from daemon_rig import FakeBroker, Rig
 
 from renewer.core.effects import LeaseNews
 from renewer.core.states import LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy
 from renewer.daemon.attempts import LaneLimits
 from renewer.errors import TransientError
+from tests.daemon.daemon_rig import FakeBroker, Rig
 
 pytestmark = pytest.mark.anyio
 

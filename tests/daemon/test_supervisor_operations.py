@@ -6,13 +6,13 @@ import itertools
 
 import anyio
 import pytest
-from daemon_rig import FakeService, Rig
 
 from renewer.core.effects import OperationNews
 from renewer.core.model import NO_RESULT, Ended, Result, StillRunning, Succeeded
 from renewer.core.states import OperationState
 from renewer.core.timing import PollPolicy
 from renewer.errors import TransientError
+from tests.daemon.daemon_rig import FakeService, Rig
 
 pytestmark = pytest.mark.anyio
 
