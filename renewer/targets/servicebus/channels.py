@@ -1,0 +1,167 @@
+"""AMQP sessions of one connection, and the handles in them. Here they are *channels*: Service Bus has its own sessions.
+
+Links are placed where a handle is free by our own limit and by the peer's handle-max; requests and replies on channels
+of their own, so that a broker that ends a channel with its sessions does not take the way to renew the others. When the
+peer allows one channel only, everything shares it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from renewer.amqp import Connection, ConnectionState
+from renewer.errors import AmqpProtocolError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from renewer.amqp import Session
+
+OUR_HANDLE_MAX: Final = 8191
+"""What the peer may number its ends of our links with; generous, as the numbers are its own choice."""
+
+_CONTROL_RESERVE: Final = 10
+"""Handles that are kept free for requests where everything shares one channel: `$cbs` and four entities."""
+
+_LEAST_SHARED: Final = 5
+"""`$cbs` and `$management`, two handles each, and one session receiver."""
+
+
+class NoRoomError(TransientError):
+    """No handle is free on this connection now."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection has no room for another link", kind="busy")
+
+
+class Channel:
+    """One AMQP session and how many of its handles are taken, counting those on their way."""
+
+    __slots__ = ("cap", "is_control", "is_gone", "on_free", "ready", "session", "used")
+
+    def __init__(self, session: Session, *, is_control: bool, cap: int, on_free: Callable[[], None]) -> None:
+        self.session = session
+        self.is_control = is_control
+        self.cap = cap
+        self.used = 0
+        self.ready = anyio.Event()
+        self.is_gone = False
+        self.on_free = on_free
+
+    def free(self, count: int = 1) -> None:
+        """Give handles back."""
+        self.used -= count
+        self.on_free()
+
+
+class Channels:
+    """All channels of one connection."""
+
+    def __init__(
+        self, connection: Connection, *, links_per_channel: int, answer_timeout_s: float, flush: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._per_channel = links_per_channel
+        self._timeout_s = answer_timeout_s
+        self._flush = flush
+        self._channels: dict[Session, Channel] = {}
+        self.is_crowded = False
+        """No handle was free when one was wanted, and none has become free since."""
+
+    @property
+    def limit(self) -> int:
+        """How many channels both sides allow."""
+        remote = self._connection.remote_open
+        ours = self._connection.local_open.channel_max
+        return 1 + (ours if remote is None else min(ours, remote.channel_max))
+
+    @property
+    def capacity(self) -> int:
+        """How many session receivers fit on this connection, as far as is known."""
+        if self.limit == 1:
+            return max(1, self._per_channel - max(_CONTROL_RESERVE, _LEAST_SHARED - 1))
+        control = sum(channel.is_control for channel in self._channels.values())
+        return max(1, self.limit - max(1, control)) * self._per_channel
+
+    async def place(self, count: int, *, control: bool) -> Channel:
+        """Reserve `count` handles of one open channel. NoRoomError if there are none, TransientError if it fails."""
+        while True:
+            channel = self._choose(count, control=control)
+            channel.used += count
+            try:
+                await self._until_ready(channel)
+            except BaseException:
+                channel.free(count)
+                raise
+            if channel.used <= channel.cap:
+                return channel
+            # The peer's handle-max is lower than was thought when others reserved here too.
+            channel.free(count)
+
+    def on_opened(self, session: Session) -> None:
+        """The peer answered our begin, and said how many handles it takes."""
+        channel = self._channels.get(session)
+        if channel is not None:
+            handles = min(session.handle_max, session.remote_handle_max or 0) + 1
+            channel.cap = self._per_channel = min(self._per_channel, handles)
+            channel.ready.set()
+
+    def on_ended(self, session: Session) -> None:
+        """A channel is gone, and its links with it."""
+        channel = self._channels.pop(session, None)
+        if channel is not None:
+            channel.is_gone = True
+            channel.ready.set()
+            self._on_free()
+
+    def close(self) -> None:
+        """The connection is gone: let nobody wait for a channel."""
+        for session in list(self._channels):
+            self.on_ended(session)
+
+    async def _until_ready(self, channel: Channel) -> None:
+        if not channel.ready.is_set():
+            with anyio.move_on_after(self._timeout_s) as scope:
+                await channel.ready.wait()
+            if scope.cancelled_caught:
+                raise TransientError("the broker did not open an AMQP session in time", kind="timeout")
+        if channel.is_gone:
+            raise TransientError("the AMQP session ended", kind="network")
+
+    def _choose(self, count: int, *, control: bool) -> Channel:
+        if self._connection.state is not ConnectionState.OPENED:
+            raise TransientError("the connection is closed", kind="network")
+        shared = self.limit == 1
+        reserve = 0
+        if shared and not control:
+            reserve = min(_CONTROL_RESERVE, max(0, self._per_channel - _LEAST_SHARED))
+        for channel in self._channels.values():
+            if (shared or channel.is_control is control) and channel.used + count + reserve <= channel.cap:
+                return channel
+        # The last channel is kept for control as long as there is none for it.
+        has_control = any(channel.is_control for channel in self._channels.values())
+        kept = 0 if control or shared or has_control else 1
+        if len(self._channels) + kept < self.limit:
+            try:
+                return self._open(control=control)
+            except AmqpProtocolError:
+                # Channels that have ended on our side only still count for the peer.
+                pass
+        if control:
+            for channel in self._channels.values():
+                if channel.used + count <= channel.cap:
+                    return channel
+        self.is_crowded = True
+        raise NoRoomError
+
+    def _open(self, *, control: bool) -> Channel:
+        session = self._connection.open_session(handle_max=OUR_HANDLE_MAX)
+        channel = Channel(session, is_control=control, cap=self._per_channel, on_free=self._on_free)
+        self._channels[session] = channel
+        self._flush()
+        return channel
+
+    def _on_free(self) -> None:
+        self.is_crowded = False

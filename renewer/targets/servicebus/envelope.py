@@ -1,0 +1,93 @@
+"""What requests and replies look like: one message with an amqp-value body each, and application-properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+from renewer.amqp import Message, MessageProperties, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PLACEHOLDER: Final = uuid4()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An encoded request with a hole for its message-id: encoding anew costs as much as all the rest of a renewal.
+
+    May hold a token, and is not shown.
+    """
+
+    head: bytes = field(repr=False)
+    tail: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, body: object, application_properties: Mapping[str, object], *, reply_to: str) -> Template:
+        """The request with this amqp-value body."""
+        message = Message(
+            properties=MessageProperties(message_id=_PLACEHOLDER, reply_to=reply_to),
+            application_properties=dict(application_properties),
+            body=Value(body),
+        )
+        head, hole, tail = message.encode().partition(_PLACEHOLDER.bytes)
+        if not hole:
+            raise AssertionError("the message-id is not in the encoded message")
+        return cls(head, tail)
+
+    def render(self, message_id: UUID) -> bytes:
+        """The payload of one request."""
+        return b"".join((self.head, message_id.bytes, self.tail))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. Moments are monotonic; `sent_at` is when the request left the queue."""
+
+    status: int | None
+    condition: str | None
+    description: str | None
+    body: object
+    sent_at: float
+    received_at: float
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the broker did what was asked."""
+        return self.status is not None and 200 <= self.status < 300
+
+
+def correlation_key(value: object) -> bytes | None:
+    """The message-id that a correlation-id repeats, whatever type the broker gave it: uuid, its text, or its bytes."""
+    if isinstance(value, UUID):
+        return value.bytes
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        try:
+            return UUID(value).bytes
+        except ValueError:
+            return None
+    return None
+
+
+def read_reply(message: Message, sent_at: float, received_at: float) -> Reply:
+    """What a reply says, with the names that `$management` uses and those that `$cbs` does."""
+    fields = message.application_properties
+    status = _first(fields, "statusCode", "status-code")
+    condition = _first(fields, "errorCondition", "error-condition")
+    description = _first(fields, "statusDescription", "status-description")
+    return Reply(
+        int(status) if isinstance(status, int) and not isinstance(status, bool) else None,
+        str(condition) if isinstance(condition, str) and condition else None,
+        str(description) if isinstance(description, str) and description else None,
+        message.body.value if isinstance(message.body, Value) else None,
+        sent_at,
+        received_at,
+    )
+
+
+def _first(fields: Mapping[str, Any], *names: str) -> object:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)

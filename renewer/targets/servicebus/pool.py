@@ -1,0 +1,198 @@
+"""Which connection holds which session, and how many connections there are.
+
+Sessions go to the connection with the fewest. A second one is opened once the first holds more than a few hundred, so
+that a broker node that is recycled does not take them all, and further ones when those are full. One attempt to connect
+at a time, with one backoff: a broker that comes back finds one client at its door, however many leases wait behind it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import structlog
+
+from renewer.errors import RemoteError, TransientError
+from renewer.targets.servicebus.verdicts import copy_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from renewer.ports import Clock
+    from renewer.targets.servicebus.connection import BrokerConnection
+
+LINGER_S: Final = 10.0
+"""How long a connection without sessions is kept."""
+
+_BACKOFF_BASE_S: Final = 0.2
+_BACKOFF_CAP_S: Final = 3.0
+
+log = structlog.get_logger("renewer.servicebus")
+
+
+class Pool:
+    """The connections of one namespace.
+
+    `connect` makes one that does not run yet; `backoff_s` is the delay for a count of failures, a base and a cap.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[BrokerConnection]],
+        clock: Clock,
+        backoff_s: Callable[[int, float, float], float],
+        *,
+        spread_after: int,
+        connect_timeout_s: float,
+    ) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._backoff_s = backoff_s
+        self._spread_after = spread_after
+        self._timeout_s = connect_timeout_s
+        self._connections: list[BrokerConnection] = []
+        self._waiters: dict[_Waiter, None] = {}
+        self._wanted = anyio.Event()
+        self._failures = 0
+        self._blocked_until = 0.0
+        self._is_serving = False
+
+    @property
+    def connections(self) -> list[BrokerConnection]:
+        """Those that are open."""
+        return [connection for connection in self._connections if connection.is_open]
+
+    async def reserve(self) -> BrokerConnection:
+        """A connection with room for one more session, which is counted until `give_back`.
+
+        TransientError if no connection can be had.
+        """
+        while True:
+            if not self._is_serving:
+                raise TransientError("the target is not running", kind="network")
+            connection = self._pick()
+            if connection is not None:
+                connection.load += 1
+                return connection
+            waiter = _Waiter()
+            self._waiters[waiter] = None
+            self._wanted.set()
+            try:
+                await waiter.woken.wait()
+            finally:
+                self._waiters.pop(waiter, None)
+            if waiter.error is not None:
+                raise waiter.error
+
+    def give_back(self, connection: BrokerConnection) -> None:
+        """The session is no longer there."""
+        connection.load -= 1
+        if connection.load == 0:
+            connection.idle_since = self._clock.now()
+
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Open connections when they are wanted and close those that are not, until cancelled.
+
+        The connections run inside; on cancellation they are cut. Call `aclose` before to close them in order.
+        """
+        async with anyio.create_task_group() as tasks:
+            self._is_serving = True
+            task_status.started()
+            try:
+                tasks.start_soon(self._sweep)
+                while True:
+                    await self._wanted.wait()
+                    self._wanted = anyio.Event()
+                    while self._waiters and self._pick() is None and self._is_serving:
+                        await self._open_one(tasks)
+                    self._wake()
+            finally:
+                self.stop()
+
+    def stop(self) -> None:
+        """Take no more sessions."""
+        self._is_serving = False
+        self._wake(TransientError("the target is stopping", kind="network"))
+
+    async def aclose(self) -> None:
+        """Close all connections in order."""
+        self.stop()
+        async with anyio.create_task_group() as tasks:
+            for connection in self._connections:
+                tasks.start_soon(connection.aclose)
+
+    def _pick(self) -> BrokerConnection | None:
+        usable = [connection for connection in self._connections if connection.is_usable]
+        best = min((c for c in usable if c.has_room), key=lambda c: c.load, default=None)
+        if best is None or best.load < self._spread_after or len(usable) > 1:
+            return best
+        # Time for a second one; if that cannot be had now, the first will do.
+        return best if self._clock.now() < self._blocked_until else None
+
+    async def _open_one(self, tasks: TaskGroup) -> None:
+        await anyio.sleep(max(0.0, self._blocked_until - self._clock.now()))
+        try:
+            with anyio.fail_after(self._timeout_s):
+                connection = await self._connect()
+        except TimeoutError:
+            self._connect_failed(TransientError("the broker could not be reached in time", kind="timeout"))
+            return
+        except RemoteError as error:
+            self._connect_failed(error)
+            return
+        self._connections.append(connection)
+        tasks.start_soon(self._run, connection)
+        try:
+            await connection.wait_open(self._timeout_s)
+        except RemoteError as error:
+            await connection.aclose()
+            self._connect_failed(error)
+            return
+        self._wake()
+
+    def _connect_failed(self, error: RemoteError) -> None:
+        self._failed()
+        log.warning("could not connect", error=str(error), failures=self._failures)
+        has_other = any(connection.is_usable and connection.has_room for connection in self._connections)
+        self._wake(None if has_other else error)
+
+    def _failed(self) -> None:
+        self._failures += 1
+        delay = self._backoff_s(self._failures, _BACKOFF_BASE_S, _BACKOFF_CAP_S)
+        self._blocked_until = self._clock.now() + delay
+
+    async def _run(self, connection: BrokerConnection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
+        if connection.is_proved:
+            self._failures = 0
+        elif connection.was_thrown_out:
+            # Let in, and thrown out before it was of any use: as good as not let in.
+            self._failed()
+
+    def _wake(self, error: RemoteError | None = None) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            waiter.error = None if error is None else copy_of(error)
+            waiter.woken.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(LINGER_S / 4)
+            now = self._clock.now()
+            for connection in self.connections:
+                unused = connection.load <= 0 and now - connection.idle_since > LINGER_S
+                if unused or (connection.load <= 0 and connection.is_suspect):
+                    await connection.aclose()
+
+
+class _Waiter:
+    __slots__ = ("error", "woken")
+
+    def __init__(self) -> None:
+        self.error: RemoteError | None = None
+        self.woken = anyio.Event()

@@ -1,0 +1,343 @@
+"""Requests and replies over a pair of links to one node (AMQP request/response, as `$cbs` and `$management` speak it).
+
+Replies are matched to requests by message-id. A reply for nobody, a second one, or one that cannot be read is dropped:
+the request whose reply is lost has a caller with a deadline. When either link is detached, requests that are under way
+fail, and the pair is attached anew for those that wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import anyio
+
+from renewer.amqp import (
+    Accepted,
+    Message,
+    ReceiverLink,
+    Rejected,
+    SenderLink,
+    Source,
+    Target,
+)
+from renewer.errors import AmqpProtocolError, RemoteError, TransientError
+from renewer.targets.servicebus.envelope import Reply, Template, correlation_key, read_reply
+from renewer.targets.servicebus.verdicts import copy_of, describe, pair_refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from renewer.amqp import AmqpError, Attach, Delivery, DeliveryState
+    from renewer.targets.servicebus.connection import BrokerConnection
+
+REPLY_CREDIT: Final = 1000
+"""How many replies the broker may send at any time; topped up for ever."""
+
+WINDOW_HOLD_S: Final = 2.0
+"""How long a request without an answer counts against the window: a lost reply must not keep others from being sent."""
+
+STALLED_S: Final = 1.5
+"""How long nothing comes back before it is tried over other links. Late answers are taken from the old ones still."""
+
+UNANSWERED_S: Final = 1.0
+"""A request that was given up sooner than this says nothing about the broker."""
+
+_REOPEN_BASE_S: Final = 0.1
+_REOPEN_CAP_S: Final = 5.0
+
+
+class RequestPair:
+    """One pair of links to `address`. `prepare` is awaited before each attach; it raises RemoteError to refuse.
+
+    Pairs with the same `registry` take replies for each other, for a broker that cannot tell them apart.
+    """
+
+    def __init__(
+        self,
+        carrier: BrokerConnection,
+        address: str,
+        *,
+        window: int,
+        prepare: Callable[[RemoteError | None], Awaitable[None]] | None = None,
+        registry: dict[bytes, _Request] | None = None,
+    ) -> None:
+        self._carrier = carrier
+        self.address = address
+        self._window = window
+        self._prepare = prepare
+        self._sender: SenderLink | None = None
+        self._receiver: ReceiverLink | None = None
+        self._is_opening = False
+        self._is_closed = False
+        self._settled = anyio.Event()
+        self._trouble: RemoteError | None = None
+        self._failures = 0
+        self._queue: dict[_Request, None] = {}
+        self._sent: dict[bytes, _Request] = {}
+        self._registry: dict[bytes, _Request] = {} if registry is None else registry
+        self._replied_at = 0.0
+        self._deliveries: dict[Delivery, _Request] = {}
+        self._counted: deque[_Request] = deque()
+        self._in_window = 0
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait to be sent or answered."""
+        return len(self._queue) + len(self._sent)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether both links are attached."""
+        sender, receiver = self._sender, self._receiver
+        return sender is not None and sender.is_attached and receiver is not None and receiver.is_attached
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the links are attached, and yet nothing has come back for so long that other links may do better."""
+        if not self.is_open:
+            return False
+        waiting = [next(iter(requests), None) for requests in (self._sent.values(), self._queue)]
+        asked_at = min((request.asked_at for request in waiting if request is not None), default=now)
+        return now - max(asked_at, self._replied_at) > STALLED_S
+
+    async def request(self, template: Template) -> Reply:
+        """Send as soon as window and credit allow, and wait for the reply. Bounded by the caller's deadline.
+
+        TransientError when the links or the connection go down before the reply is there.
+        """
+        if self._is_closed:
+            raise TransientError(f"{self.address} is closed", kind="network")
+        request = _Request(template, self, self._carrier.now())
+        try:
+            self._queue[request] = None
+            self.pump()
+            await request.done.wait()
+        finally:
+            self._drop(request)
+        if request.error is not None:
+            raise request.error
+        assert request.reply is not None  # noqa: S101 - done is set after one of the two
+        return request.reply
+
+    def open_soon(self) -> None:
+        """Attach the links, if that has not been done or begun."""
+        if not (self.is_open or self._is_opening or self._is_closed):
+            self._is_opening = True
+            self._carrier.spawn(self._open)
+
+    def reopen(self) -> None:
+        """Give the links up, and what is under way over them; the next request attaches new ones."""
+        self._detach()
+        self._fail(list(self._sent.values()), TransientError(f"{self.address} was given up", kind="network"))
+
+    def pump(self) -> None:
+        """Send what may be sent. Called whenever that may have changed, and now and then for the window's sake."""
+        if not self._queue:
+            return
+        sender = self._sender
+        if sender is None or not self.is_open:
+            self.open_soon()
+            return
+        now = self._carrier.now()
+        while self._queue and sender.credit > sender.queued and self._has_room(now):
+            request = next(iter(self._queue))
+            del self._queue[request]
+            self._send(sender, request, now)
+        self._carrier.flush()
+
+    def close(self, error: RemoteError) -> None:
+        """Fail everything that waits, and never open again. The links are detached if they can be."""
+        self._is_closed = True
+        self._trouble = error
+        self._fail([*self._queue, *self._sent.values()], error)
+        self._detach()
+        self._settled.set()
+
+    # Events of the two links ----------------------------------------------------------------------------------------
+
+    def on_attached(self, remote: Attach) -> None:
+        """One of the links is attached."""
+        if self.is_open:
+            self._settled.set()
+
+    def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
+        """One of the links is gone, or was refused: so is the pair."""
+        if by_us or self._sender is None:
+            return
+        self._trouble = pair_refused(error, self.address)
+        self._detach()
+        self._fail(list(self._sent.values()), self._trouble)
+        self._settled.set()
+        if not self._is_opening:
+            self._failures += 1
+            if self._queue:
+                self.open_soon()
+
+    def on_credit(self) -> None:
+        """The broker takes more requests."""
+        self.pump()
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A reply, to somebody or nobody."""
+        if not delivery.settled and isinstance(delivery.link, ReceiverLink):
+            delivery.link.settle(delivery, Accepted())
+        try:
+            message = Message.decode(delivery.payload)
+        except AmqpProtocolError:
+            self._carrier.dropped_reply(self.address, "unreadable")
+            return
+        key = correlation_key(message.properties.correlation_id if message.properties else None)
+        request = self._registry.get(key) if key is not None else None
+        if request is None:
+            self._carrier.dropped_reply(self.address, "for nobody")
+            return
+        self._carrier.answered()
+        now = self._carrier.now()
+        request.reply = read_reply(message, request.sent_at, now)
+        request.home.on_reply(request, now)
+
+    def on_reply(self, request: _Request, now: float) -> None:
+        """A request of this pair was answered, be it on the links of another."""
+        self._failures, self._replied_at = 0, now
+        self._finish(request)
+        self.pump()
+
+    def on_updated(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool) -> None:
+        """The broker took a request, or would not."""
+        if not settled and isinstance(delivery.link, SenderLink):
+            delivery.link.settle(delivery)
+        request = self._deliveries.pop(delivery, None)
+        if request is None or isinstance(state, Accepted) or state is None:
+            return
+        refusal = state.error if isinstance(state, Rejected) else None
+        text = describe(refusal, "a request was not taken")
+        self._fail([request], TransientError(f"{self.address}: {text}", kind="server"))
+
+    # Opening --------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        trouble = self._trouble
+        try:
+            if self._failures:
+                await anyio.sleep(self._carrier.backoff_s(self._failures, base_s=_REOPEN_BASE_S, cap_s=_REOPEN_CAP_S))
+            if self._prepare is not None:
+                await self._prepare(trouble)
+            await self._attach()
+        except RemoteError as error:
+            self._failures += 1
+            self._trouble = error
+            self._fail([*self._queue, *self._sent.values()], error)
+            self._detach()
+        finally:
+            self._is_opening = False
+        self.pump()
+
+    async def _attach(self) -> None:
+        channel = await self._carrier.channels.place(2, control=True)
+        if self._is_closed:
+            channel.free(2)
+            return
+        self._settled = anyio.Event()
+        node = self.address
+        name = str(uuid4())
+        # Both addresses of both links are the node's own, as azure-servicebus 7.15 has them.
+        source, target = Source(address=node), Target(address=node)
+        to_free = 2
+        try:
+            self._receiver = channel.session.attach_receiver(
+                f"{name}-in", source=source, target=target, snd_settle_mode=0, auto_credit=REPLY_CREDIT
+            )
+            self._carrier.own(self._receiver, self, channel)
+            to_free = 1
+            self._sender = channel.session.attach_sender(f"{name}-out", source=source, target=target, snd_settle_mode=0)
+            self._carrier.own(self._sender, self, channel)
+        except AmqpProtocolError as error:
+            channel.free(to_free)
+            raise TransientError(f"{node} could not be attached: {error}", kind="network") from error
+        self._carrier.flush()
+        with anyio.move_on_after(self._carrier.answer_timeout_s) as scope:
+            await self._settled.wait()
+        if scope.cancelled_caught:
+            self._carrier.unanswered()
+            raise TransientError(f"{node} was not attached in time", kind="timeout")
+        if not self.is_open:
+            raise copy_of(self._trouble) if self._trouble else TransientError(f"{node} was detached", kind="network")
+        self._trouble = None
+
+    def _detach(self) -> None:
+        links = (self._sender, self._receiver)
+        self._sender = self._receiver = None
+        for link in links:
+            if link is not None:
+                link.detach()
+        self._carrier.flush()
+
+    # Requests -------------------------------------------------------------------------------------------------------
+
+    def _has_room(self, now: float) -> bool:
+        while self._counted and (not self._counted[0].counts or self._counted[0].sent_at < now - WINDOW_HOLD_S):
+            self._uncount(self._counted.popleft())
+        return self._in_window < self._window
+
+    def _uncount(self, request: _Request) -> None:
+        if request.counts:
+            request.counts = False
+            self._in_window -= 1
+
+    def _send(self, sender: SenderLink, request: _Request, now: float) -> None:
+        message_id = uuid4()
+        request.key, request.sent_at, request.counts = message_id.bytes, now, True
+        self._sent[request.key] = self._registry[request.key] = request
+        self._counted.append(request)
+        self._in_window += 1
+        try:
+            request.delivery = sender.send(request.template.render(message_id))
+        except AmqpProtocolError as error:
+            self._fail([request], TransientError(f"{self.address}: {error}", kind="server"))
+            return
+        self._deliveries[request.delivery] = request
+
+    def _finish(self, request: _Request) -> None:
+        self._drop(request)
+        request.done.set()
+
+    def _fail(self, requests: list[_Request], error: RemoteError) -> None:
+        for request in requests:
+            request.error = copy_of(error)
+            self._finish(request)
+
+    def _drop(self, request: _Request) -> None:
+        """Forget a request that is answered, failed, or that nobody waits for any longer."""
+        self._queue.pop(request, None)
+        self._uncount(request)
+        was_sent = self._sent.pop(request.key, None) is not None
+        self._registry.pop(request.key, None)
+        if was_sent and request.is_unanswered and self._carrier.now() - request.sent_at > UNANSWERED_S:
+            self._carrier.unanswered()
+        delivery = request.delivery
+        if delivery is not None:
+            request.delivery = None
+            if self._deliveries.pop(delivery, None) is not None and isinstance(delivery.link, SenderLink):
+                # A broker that never settles must not make us remember every request.
+                delivery.link.settle(delivery)
+
+
+class _Request:
+    __slots__ = ("asked_at", "counts", "delivery", "done", "error", "home", "key", "reply", "sent_at", "template")
+
+    def __init__(self, template: Template, home: RequestPair, now: float) -> None:
+        self.template = template
+        self.home = home
+        self.asked_at = now
+        self.done = anyio.Event()
+        self.reply: Reply | None = None
+        self.error: RemoteError | None = None
+        self.key = b""
+        self.sent_at = 0.0
+        self.counts = False
+        self.delivery: Delivery | None = None
+
+    @property
+    def is_unanswered(self) -> bool:
+        return self.reply is None and self.error is None

@@ -1,0 +1,173 @@
+"""One session receiver: the link that holds a session, from attach to detach."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+
+from renewer.amqp import Described, LinkState, Released, Source, Symbol, Target, Uint
+from renewer.errors import AmqpProtocolError, LeaseLostError, RemoteError, TransientError
+from renewer.targets.servicebus.lockclock import from_ticks
+from renewer.targets.servicebus.verdicts import attach_refused, describe
+
+if TYPE_CHECKING:
+    from renewer.amqp import AmqpError, Attach, Delivery, DeliveryState, ReceiverLink
+    from renewer.targets.servicebus.channels import Channel
+    from renewer.targets.servicebus.connection import BrokerConnection
+
+SESSION_FILTER: Final = Symbol("com.microsoft:session-filter")
+LOCKED_UNTIL: Final = Symbol("com.microsoft:locked-until-utc")
+MAX_MESSAGE_SIZE: Final = 1024 * 1024
+
+
+class Stage(Enum):
+    """Where a session receiver is."""
+
+    ATTACHING = "attaching"
+    HELD = "held"
+    LETTING_GO = "letting go"
+    GONE = "gone"
+
+
+class SessionLink:
+    """Holds one session on one connection, from `attach` on until it is gone.
+
+    `wanted` is the session id, None for the next available one. After `attach` the granted id is in `session_id`, and
+    the broker's word on the lock in `locked_until` (epoch seconds, None if it gave none). Moments are monotonic.
+    """
+
+    def __init__(self, carrier: BrokerConnection, entity: str, wanted: str | None) -> None:
+        self.carrier = carrier
+        self.entity = entity
+        self.name = str(uuid4())
+        self.session_id = wanted
+        self.locked_until: float | None = None
+        self.sent_at = 0.0
+        self.granted_at = 0.0
+        self.stage = Stage.ATTACHING
+        self._wanted = wanted
+        self._link: ReceiverLink | None = None
+        self._settled = anyio.Event()
+        self._gone = anyio.Event()
+        self._refusal: RemoteError | None = None
+
+    async def attach(self, channel: Channel, address: str, *, server_timeout_s: float, timeout_s: float) -> None:
+        """Take the session on a channel where a handle is reserved.
+
+        LeaseLostError or TransientError when it cannot be had. Whatever is raised, the link is given up; it may hold
+        its handle until the broker has answered.
+        """
+        properties: dict[object, object] = {Symbol("com.microsoft:receiver-name"): self.name}
+        if self._wanted is None:
+            properties[Symbol("com.microsoft:timeout")] = Uint(1000 * server_timeout_s)
+        self.sent_at = self.carrier.now()
+        try:
+            self._link = channel.session.attach_receiver(
+                self.name,
+                source=Source(address=address, filter={SESSION_FILTER: self._wanted}),
+                target=Target(address=f"receiver-link-{self.name}"),
+                snd_settle_mode=0,
+                rcv_settle_mode=1,
+                credit=0,
+                properties=properties,
+                max_message_size=MAX_MESSAGE_SIZE,
+            )
+        except AmqpProtocolError as error:
+            channel.free()
+            raise TransientError(f"the session could not be asked for: {error}", kind="network") from error
+        self.carrier.own(self._link, self, channel)
+        self.carrier.flush()
+        try:
+            with anyio.move_on_after(timeout_s) as scope:
+                await self._settled.wait()
+            if scope.cancelled_caught:
+                if self._wanted is not None:
+                    self.carrier.unanswered()
+                raise TransientError("the session was not granted in time", kind="timeout")
+            if self._refusal is not None:
+                raise self._refusal
+            # Whoever has been cancelled while the grant was on its way takes no notice of it.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """Detach, so that the broker frees the session. What is then heard of the link is no loss."""
+        if self.stage is Stage.GONE:
+            return
+        self.stage = Stage.LETTING_GO
+        if self._link is not None:
+            self._link.detach(closed=True)
+            self.carrier.flush()
+
+    async def wait_gone(self, timeout_s: float) -> bool:
+        """Wait for the broker to confirm that the link is gone; False if that takes too long."""
+        if self._link is None:
+            return True
+        with anyio.move_on_after(timeout_s):
+            await self._gone.wait()
+        return self._gone.is_set()
+
+    # Events of the link ---------------------------------------------------------------------------------------------
+
+    def on_attached(self, remote: Attach) -> None:
+        """The broker granted a session; whether it is the right one is to be seen."""
+        if self.stage is not Stage.ATTACHING:
+            return
+        self.carrier.answered()
+        self.granted_at = self.carrier.now()
+        self.locked_until = from_ticks((remote.properties or {}).get(LOCKED_UNTIL))
+        try:
+            self.session_id = self._granted_id(remote)
+            self.stage = Stage.HELD
+        except RemoteError as error:
+            self._refusal = error
+        self._settled.set()
+
+    def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
+        """The link is gone: refused, lost, or given up."""
+        stage, self.stage = self.stage, Stage.GONE
+        self._gone.set()
+        if stage is Stage.ATTACHING and not by_us:
+            self.carrier.answered()
+            self._refusal = self.carrier.trouble() or attach_refused(error, any_session=self._wanted is None)
+            self._settled.set()
+        elif stage is Stage.HELD:
+            self._refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
+            self.carrier.lost(self, error)
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message that we gave no credit for: it is for somebody else."""
+        if self._link is not None:
+            self._link.settle(delivery, Released())
+
+    def on_updated(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool) -> None:
+        """Nothing of ours travels on this link."""
+
+    def on_credit(self) -> None:
+        """Nothing to drain."""
+
+    def _granted_id(self, remote: Attach) -> str:
+        source = remote.source
+        filters = (source.filter if isinstance(source, Source) else None) or {}
+        granted = filters.get(SESSION_FILTER)
+        if isinstance(granted, Described):
+            granted = granted.value
+        if isinstance(granted, str):
+            granted = str(granted)
+            if self._wanted is not None and granted != self._wanted:
+                raise TransientError("the broker granted another session than the one asked for", kind="busy")
+            return granted
+        if self._wanted is not None and self.locked_until is not None:
+            return self._wanted
+        raise LeaseLostError("the broker attached the link without a session", reason="refused")
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether nothing is left of the link."""
+        return self._link is None or self._link.state is LinkState.DETACHED
