@@ -1,5 +1,5 @@
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -18,44 +18,10 @@ from renewer.emulator.faults import Faults
 
 pytestmark = pytest.mark.anyio
 
+BEGINS = datetime(2026, 7, 20, 10, 22, 18, 851239, tzinfo=UTC)
+
 NOTEBOOKS = "/v1/workspaces/w1/notebooks"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-
-
-class Clock:
-    """Monotonic seconds and UTC, both moved by hand."""
-
-    def __init__(self):
-        self.now_s = 1000.0
-
-    def __call__(self):
-        return self.now_s
-
-    def utc_now(self):
-        return datetime(2026, 7, 20, 10, 22, 18, 851239, tzinfo=UTC) + timedelta(seconds=self.now_s - 1000)
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def fabric(clock):
-    return FabricEmulator(Faults(clock.utc_now), clock=clock)
-
-
-@pytest.fixture
-async def client(fabric):
-    transport = httpx.ASGITransport(fabric.app)
-    headers = {"Authorization": "Bearer local"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://emu:8323", headers=headers) as client:
-        yield client
 
 
 async def create(client, name="nightly", **headers):

@@ -1,48 +1,14 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import httpx
 import pytest
 
-from renewer.emulator.fabric import Ending, FabricEmulator, Scenario
-from renewer.emulator.faults import Faults
+from renewer.emulator.fabric import Ending, Scenario
 
 pytestmark = pytest.mark.anyio
 
+BEGINS = datetime(2026, 4, 27, 6, 50, 18, tzinfo=UTC)
+
 JOBS = "/v1/workspaces/w1/items/i1/jobs/instances"
-
-
-class Clock:
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        return self.now_s
-
-    def utc_now(self):
-        return datetime(2026, 4, 27, 6, 50, 18, tzinfo=UTC) + timedelta(seconds=self.now_s)
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def fabric(clock):
-    return FabricEmulator(Faults(clock.utc_now), clock=clock)
-
-
-@pytest.fixture
-async def client(fabric):
-    transport = httpx.ASGITransport(fabric.app)
-    headers = {"Authorization": "Bearer local"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://emu:8323", headers=headers) as client:
-        yield client
 
 
 async def start(client, fabric, **scenario):

@@ -1,36 +1,11 @@
 import anyio
-import httpx
 import pytest
 
-from renewer.emulator.fabric import FabricEmulator
-from renewer.emulator.faults import Fault, FaultAction, Faults
+from renewer.emulator.faults import Fault, FaultAction
 
 pytestmark = pytest.mark.anyio
 
 NOTEBOOKS = "/v1/workspaces/w1/notebooks"
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def faults():
-    return Faults()
-
-
-@pytest.fixture
-def fabric(faults):
-    return FabricEmulator(faults)
-
-
-@pytest.fixture
-async def client(fabric):
-    transport = httpx.ASGITransport(fabric.app)
-    headers = {"Authorization": "Bearer local"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://emu:8323", headers=headers) as client:
-        yield client
 
 
 async def create(client, name="nightly"):

@@ -14,21 +14,6 @@ AUTH = {"Authorization": "Bearer local"}
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def faults():
-    return Faults()
-
-
-@pytest.fixture
-def fabric(faults):
-    return FabricEmulator(faults)
-
-
-@pytest.fixture
 async def client(fabric):
     transport = httpx.ASGITransport(fabric.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://emu:8323") as client:

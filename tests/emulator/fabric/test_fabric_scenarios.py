@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -9,41 +9,9 @@ from renewer.emulator.faults import Faults, ScriptError
 
 pytestmark = pytest.mark.anyio
 
+BEGINS = datetime(2025, 9, 2, 23, 59, 57, tzinfo=UTC)
+
 NOTEBOOKS = "/v1/workspaces/w1/notebooks"
-
-
-class Clock:
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        return self.now_s
-
-    def utc_now(self):
-        return datetime(2025, 9, 2, 23, 59, 57, tzinfo=UTC) + timedelta(seconds=self.now_s)
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def fabric(clock):
-    return FabricEmulator(Faults(clock.utc_now), clock=clock)
-
-
-@pytest.fixture
-async def client(fabric):
-    transport = httpx.ASGITransport(fabric.app)
-    headers = {"Authorization": "Bearer local"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://emu:8323", headers=headers) as client:
-        yield client
 
 
 async def create(client, name="nightly", **headers):
