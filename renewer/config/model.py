@@ -150,7 +150,7 @@ class RenewalSettings(Section):
     due_fraction: Annotated[float, number_between(0.1, 0.8)] = 0.5
     jitter: Annotated[float, number_between(0.0, 0.5)] = 0.1
     max_interval: Annotated[timedelta, duration_between("1s", "9m")] = timedelta(minutes=4)
-    attempt_fraction: Annotated[float, number_between(0.05, 0.34)] = 0.25
+    attempt_fraction: Annotated[float, number_between(0.05, 0.34)] = 0.2
     max_attempt: Annotated[timedelta, duration_between("250ms", "1m")] = timedelta(seconds=10)
     backoff_cap: Annotated[timedelta, duration_between("100ms", "10m")] = timedelta(seconds=10)
     concurrency: Annotated[int, count_between(1, 65_536)] = 1024

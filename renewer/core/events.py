@@ -20,7 +20,7 @@ from renewer.core.states import LossReason
 
 @dataclass(frozen=True, slots=True)
 class LeaseRegistered:
-    """Someone wants this lease kept. A second registration of the same id changes nothing."""
+    """Someone wants this lease kept. If a lease or an operation of this id is known, nothing changes."""
 
     spec: LeaseSpec
 
@@ -64,7 +64,10 @@ class LeaseReleaseRequested:
 
 @dataclass(frozen=True, slots=True)
 class OperationRegistered:
-    """Someone wants this operation followed. `first` is the service's first answer when the caller brings it along."""
+    """Someone wants this operation followed. If a lease or an operation of this id is known, nothing changes.
+
+    `first` is the service's first answer when the caller brings it along.
+    """
 
     spec: OperationSpec
     first: PollAnswer | None = None

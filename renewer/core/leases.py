@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from renewer.core.effects import (
     CancelAttempt,
@@ -78,6 +78,7 @@ class Lease:
     _outstanding: deque[int] = field(default_factory=deque)
     _anchored_at: float = 0.0
     _at_risk_since: float | None = None
+    _brief_epochs: int = 0
     _forget_at: float | None = None
 
     @property
@@ -156,12 +157,20 @@ class Lease:
                     return []
                 self._plan_retry(failure, now, fraction)
                 return [self._tell(LeaseNews.RENEW_FAILED, now, failure=failure.kind, detail=failure.detail)]
+            case _:
+                assert_never(event.failure)
 
     def link_lost(self, event: LinkLost, now: float, fraction: float) -> list[Effect]:
         """What carried the lease is gone."""
-        if event.epoch != self.epoch or self.state not in (LeaseState.HELD, LeaseState.AT_RISK):
+        if not self._concerns(event.epoch):
             return []
-        return self._lose(event.reason, event.detail, now, fraction)
+        if self.state is not LeaseState.ACQUIRING:
+            return self._lose(event.reason, event.detail, now, fraction)
+        if self._attempt_until is None:
+            return []
+        # The news can overtake the grant that it makes worthless.
+        self.last_error = event.detail
+        return [*self._cancel_attempts(), *self._acquire_failed(Transient("network", event.detail), now, fraction)]
 
     def release(self, now: float) -> list[Effect]:
         """The owner is done."""
@@ -262,8 +271,11 @@ class Lease:
         self.failures = 0
         self._at_risk_since = None
         if again:
+            # At once as a rule; but a session that is taken away as soon as it is ours is not fought over.
+            was_brief = self.acquired_at is not None and now - self.acquired_at < self.duration_s
+            self._brief_epochs = self._brief_epochs + 1 if was_brief else 1
             self.next_attempt_at = now + full_jitter_s(
-                1, fraction, base_s=policy.backoff_base_s, cap_s=policy.backoff_cap_s
+                self._brief_epochs, fraction, base_s=policy.backoff_base_s, cap_s=policy.backoff_cap_s
             )
         else:
             self._end(now)

@@ -91,11 +91,15 @@ class OperationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an operation left behind. `body` is kept byte for byte as the service sent it."""
+    """What an operation left behind. `body` is kept byte for byte as the service sent it.
+
+    `problem` says why there is none although the service has one, and asking again would not help.
+    """
 
     kind: Literal["json", "bytes", "none"]
     content_type: str | None = None
     body: bytes = b""
+    problem: str | None = None
 
 
 NO_RESULT = Result(kind="none")

@@ -122,6 +122,8 @@ class Operation:
         """The result arrived."""
         if self.state is not OperationState.FETCHING or not self._settle(attempt):
             return []
+        if result.problem is not None:
+            return self._end_without_result(result.problem, now)
         self.result = result
         return self._end(OperationState.SUCCEEDED, now)
 

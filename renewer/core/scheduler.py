@@ -7,7 +7,7 @@ number or does I/O. The shell calls `handle` for each event and `advance` when `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, assert_never
+from typing import assert_never
 
 from renewer.core.duequeue import DueQueue
 from renewer.core.effects import Effect, LeaseNews, OperationNews, TellLease, TellOperation
@@ -30,9 +30,6 @@ from renewer.core.model import LeaseId, OperationId
 from renewer.core.operations import Operation
 from renewer.core.states import is_over
 
-_Key = tuple[Literal["lease"], LeaseId] | tuple[Literal["operation"], OperationId]
-"""A lease and an operation may have the same id, and must not take each other's place in the queue."""
-
 
 class Scheduler:
     """Every lease and every operation, and what is to be done about them when."""
@@ -40,7 +37,7 @@ class Scheduler:
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
         self._operations: dict[OperationId, Operation] = {}
-        self._queue: DueQueue[_Key] = DueQueue()
+        self._queue: DueQueue[str] = DueQueue()
 
     @property
     def queue_length(self) -> int:
@@ -79,19 +76,19 @@ class Scheduler:
         # An item is looked at once in each call, so that one due again at once cannot hold up the rest.
         seen: list[Lease | Operation] = []
         while (key := self._queue.pop_due(now)) is not None:
-            item = self._leases[key[1]] if key[0] == "lease" else self._operations[key[1]]
+            item = self._leases.get(LeaseId(key)) or self._operations[OperationId(key)]
             effects += item.advance(now, draw())
             if is_over(item.state) and item.forget_at is not None and item.forget_at <= now:
                 effects.append(self._forget(item, now))
             else:
                 seen.append(item)
         for item in seen:
-            self._queue.schedule(_key(item), item.wake_at())
+            self._queue.schedule(item.spec.id, item.wake_at())
         return effects
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
         if isinstance(event, LeaseRegistered):
-            if event.spec.id in self._leases:
+            if self._is_taken(event.spec.id):
                 return []
             lease = self._leases[event.spec.id] = Lease(event.spec, now)
             effects = lease.register(now)
@@ -111,12 +108,12 @@ class Scheduler:
                     effects = lease.release(now)
                 case _:
                     assert_never(event)
-        self._queue.schedule(_key(lease), lease.wake_at())
+        self._queue.schedule(lease.spec.id, lease.wake_at())
         return effects
 
     def _handle_operation(self, event: OperationEvent, now: float, fraction: float) -> list[Effect]:
         if isinstance(event, OperationRegistered):
-            if event.spec.id in self._operations:
+            if self._is_taken(event.spec.id):
                 return []
             operation = self._operations[event.spec.id] = Operation(event.spec, now)
             effects = operation.register(event.first, now)
@@ -134,8 +131,12 @@ class Scheduler:
                     effects = operation.failed(event.attempt, event.failure, now, fraction)
                 case _:
                     assert_never(event)
-        self._queue.schedule(_key(operation), operation.wake_at())
+        self._queue.schedule(operation.spec.id, operation.wake_at())
         return effects
+
+    def _is_taken(self, key: str) -> bool:
+        # By either kind: the queue, and an attempt's number, go by the id alone.
+        return key in self._leases or key in self._operations
 
     def _forget(self, item: Lease | Operation, now: float) -> Effect:
         if isinstance(item, Lease):
@@ -143,9 +144,3 @@ class Scheduler:
             return TellLease(LeaseNews.FORGOTTEN, item.spec, item.epoch, now)
         del self._operations[item.spec.id]
         return TellOperation(OperationNews.FORGOTTEN, item.spec, item.state, now)
-
-
-def _key(item: Lease | Operation) -> _Key:
-    if isinstance(item, Lease):
-        return ("lease", item.spec.id)
-    return ("operation", item.spec.id)

@@ -25,10 +25,10 @@ class RenewalPolicy:
     due_fraction: float = 0.5
     jitter: float = 0.1
     max_interval_s: float = 240.0
-    attempt_fraction: float = 0.25
+    attempt_fraction: float = 0.2
     min_attempt_s: float = 0.25
     max_attempt_s: float = 10.0
-    max_outstanding: int = 4
+    max_outstanding: int = 8
     backoff_base_s: float = 0.1
     backoff_cap_s: float = 10.0
     acquire_attempt_s: float = 75.0

@@ -167,7 +167,7 @@ def test_enough_attempts_must_fit_into_a_lock(config: ConfigFile) -> None:
     late = "[renewal]\ndue_fraction = 0.8\n"
     found = config.problems(late + MAIN + "lock_duration = '2s'\n[[session]]\nentity = 'a'\nlock_duration = '3s'\n")
     assert [problem.key for problem in found] == ["servicebus.main.lock_duration", "session[0].lock_duration"]
-    for word in ("due_fraction 0.8", "attempt_fraction 0.25", "of at least 4 attempts"):
+    for word in ("due_fraction 0.8", "attempt_fraction 0.2", "of at least 4 attempts"):
         assert word in found[0].remedy
     assert config.problems(late + MAIN + "lock_duration = '30s'\n") == []
     assert config.problems(MAIN + "lock_duration = '2s'\n") == []
