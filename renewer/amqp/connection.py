@@ -111,6 +111,8 @@ class Connection:
 
     def take_output(self, now: float | None = None) -> bytes:
         """What is to be sent at `now`, or, if the caller does not know, at the time that was last told."""
+        while self._outlet.at_rest:
+            self._outlet.at_rest.popitem()[0]()
         output = self._outlet.output
         if not output:
             return b""

@@ -9,6 +9,8 @@ from renewer.amqp.performatives import encode_performative
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from renewer.amqp.events import Event
     from renewer.amqp.performatives import Performative
 
@@ -24,6 +26,8 @@ class Outlet:
     def __init__(self) -> None:
         self.output = bytearray()
         self.events: list[Event] = []
+        self.at_rest: dict[Callable[[], None], None] = {}
+        """What to do once the application has had its say about the events: before output is next taken."""
         self.remote_max_frame_size = MIN_MAX_FRAME_SIZE
         self.unfinished_bytes = 0
         self.fatal: AmqpProtocolError | None = None

@@ -124,11 +124,10 @@ class SenderLink(Link):
         if self.state is not LinkState.ATTACHED:
             return
         self.session.report(CreditChanged(self))
-        if self._must_drain and not self._queue:
-            self._drain()  # Which is also the echo.
-            return
         self.session.wait_to_send(self)
-        if flow.echo:
+        if self._must_drain:
+            self.session.at_rest(self._drain)  # Which is also the echo.
+        elif flow.echo:
             self.send_flow()
 
     def send_one(self) -> bool:
@@ -139,7 +138,7 @@ class SenderLink(Link):
             self._send_head()
             return True
         if self._must_drain:
-            self._drain()
+            self.session.at_rest(self._drain)
         return False
 
     def let_go(self) -> None:
@@ -187,7 +186,13 @@ class SenderLink(Link):
             frame = Transfer(self.handle)
 
     def _drain(self) -> None:
-        """Give back what credit is left (part 2.6.7): the receiver sees it used up by the delivery-count."""
+        """Give back what credit is left (part 2.6.7): the receiver sees it used up by the delivery-count.
+
+        Not before the application could use it: it may have messages for this very credit.
+        """
+        can_use_more = self._is_started or (self._queue and self.credit > 0)
+        if can_use_more or not self._must_drain or self.state is not LinkState.ATTACHED:
+            return
         self.delivery_count = serial_add(self.delivery_count, self.credit)
         self.credit = 0
         self.send_flow()

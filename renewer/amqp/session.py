@@ -29,7 +29,7 @@ from renewer.amqp.windows import Windows
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from renewer.amqp.events import Event
     from renewer.amqp.outlet import Outlet
@@ -301,6 +301,10 @@ class Session:
         """Let a link send when it is its turn."""
         self._waiting[link] = None
         self._pump()
+
+    def at_rest(self, action: Callable[[], None]) -> None:
+        """Do this once the application has had its say about the events."""
+        self._outlet.at_rest[action] = None
 
     def next_delivery_id(self) -> int:
         """The id for a delivery that is about to start."""

@@ -298,3 +298,16 @@ def test_a_drain_across_the_wrap() -> None:
     receiver.flow(5, drain=True)
     assert pair.pump()[0] == [CreditChanged(receiver)]
     assert end.delivery_count == receiver.delivery_count == 3
+
+
+def test_a_drain_gives_messages_that_the_sender_has_only_now_a_way_out() -> None:
+    pair = Pair()
+    receiver, sender = pair.receiver(pair.open_session())
+    receiver.flow(5, drain=True)
+    events = pair.server.receive(pair.client.take_output(), pair.now)
+    assert [event.link for event in of_type(events, CreditChanged)] == [sender]
+    for number in range(3):
+        sender.send(b"%d" % number, settled=True)
+    pair.pump()
+    assert [event.delivery.payload for event in of_type(pair.client_log, DeliveryReceived)] == [b"0", b"1", b"2"]
+    assert (sender.credit, receiver.credit) == (0, 0)
