@@ -9,6 +9,7 @@ import anyio
 
 from renewer.emulator.admin import EmulatorAdmin
 from renewer.emulator.broker import Broker, QueueSpec
+from renewer.emulator.broker.admin import broker_routes
 from renewer.emulator.fabric import FabricEmulator
 from renewer.emulator.faults import Faults
 from renewer.emulator.http import build_http_app, serve_http
@@ -36,6 +37,7 @@ class Emulator:
         """Serve until cancelled; reports both ports, for 0 lets the system choose. Raises `UsageError` if it cannot."""
         admin = EmulatorAdmin(self.faults)
         admin.add_state("servicebus", self.broker.state)
+        admin.add_routes(broker_routes(self.broker))
         async with anyio.create_task_group() as tasks:
             amqp_port: int = await tasks.start(self.broker.serve, *amqp)
             http_port: int = await tasks.start(serve_http, build_http_app(self.fabric, admin), *http)
