@@ -28,13 +28,14 @@ class StartAcquire:
 
 @dataclass(frozen=True, slots=True)
 class StartRenew:
-    """Renew the lease of `epoch`."""
+    """Renew the lease of `epoch`. After `patience_s` the core goes on without it, though its answer still counts."""
 
     spec: LeaseSpec
     epoch: int
     attempt: int
     due_at: float
     abandon_at: float
+    patience_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,7 +338,7 @@ class Lease:
             self._attempt_until = now + span
             # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
             abandon_at = max(self._patience_ends_at(), now + span)
-            effects.append(StartRenew(self.spec, self.epoch, self._attempt, due_at, abandon_at))
+            effects.append(StartRenew(self.spec, self.epoch, self._attempt, due_at, abandon_at, span))
         self._outstanding.append(self._attempt)
         return effects
 

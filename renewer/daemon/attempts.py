@@ -1,14 +1,15 @@
 """Attempts: what the core asks for, carried out against the targets, at most so many at once.
 
-Each kind of work has its own lane, so that a slow service cannot keep lock renewals waiting. Within a lane the attempt
-whose time ends first goes first: after a stall, that is the lock that is nearest to expiry. An attempt runs under a
-cancel scope that ends when the core said; its outcome goes back as an event.
+Each kind of work on each target has its own lane, so that a remote that is slow or silent keeps nobody else waiting.
+Within a lane the attempt whose time ends first goes first: after a stall, that is the lock that is nearest to expiry.
+An attempt runs under a cancel scope that ends when the core said; its outcome goes back as an event.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 _RELEASE_TIMEOUT_S = 5.0
 """How long a release may take; the lock ends by itself if the broker does not answer."""
 
+_HOLD_S = 1.0
+"""How long an attempt for a lease takes up a place in its lane, at most. It goes on after that, but one connection that
+has fallen silent, or those who wait for the next available session, must not keep others of the namespace waiting."""
+
 _log = structlog.get_logger("renewer.attempts")
 
 
@@ -54,7 +59,10 @@ class AttemptObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
-    """How many attempts of each kind may be under way at once; requests for operations, on each account."""
+    """How many attempts of each kind may be under way at once on each target; requests for operations, on each account.
+
+    An attempt for a lease that has waited for its answer for a second no longer counts.
+    """
 
     renew: int = 1024
     acquire: int = 256
@@ -63,13 +71,36 @@ class LaneLimits:
     by_account: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
 class _Lane:
-    """Work of one kind: a queue by end time, and workers that exist only while there is work."""
+    """Work of one kind on one target: a queue by end time, and workers that exist only while there is work."""
 
-    limit: int
-    running: int = 0
-    queue: list[tuple[float, int, Attempt | StartRelease]] = field(default_factory=list)
+    def __init__(self, limit: int, hold_s: float = math.inf) -> None:
+        self.queue: list[tuple[float, int, Attempt | StartRelease]] = []
+        self._limit = limit
+        self._hold_s = hold_s
+        self._taken: set[object] = set()
+        self._ends: list[tuple[float, int, object]] = []
+
+    @property
+    def relief_at(self) -> float | None:
+        """When a place that somebody waits for becomes free at the latest; None if nobody waits."""
+        return self._ends[0][0] if self.queue and self._ends else None
+
+    def take(self, effect: Attempt | StartRelease, number: int, now: float) -> object | None:
+        """A place for `effect`, to be given back; None if all are taken."""
+        while self._ends and (self._ends[0][0] <= now or self._ends[0][2] not in self._taken):
+            self._taken.discard(heapq.heappop(self._ends)[2])
+        if len(self._taken) >= self._limit:
+            return None
+        place = object()
+        self._taken.add(place)
+        hold_s = min(effect.patience_s, self._hold_s) if isinstance(effect, StartRenew) else self._hold_s
+        heapq.heappush(self._ends, (now + hold_s, number, place))
+        return place
+
+    def give_back(self, place: object) -> None:
+        """The attempt is over. No error if its place was given to another meanwhile."""
+        self._taken.discard(place)
 
 
 class AttemptRunner:
@@ -94,12 +125,14 @@ class AttemptRunner:
         self._sequence = itertools.count()
         self._scopes: dict[tuple[LeaseId | OperationId, int], anyio.CancelScope] = {}
         self._releases: dict[LeaseId, anyio.Event] = {}
-        self._lanes: dict[type | str, _Lane] = {
-            StartRenew: _Lane(limits.renew),
-            StartAcquire: _Lane(limits.acquire),
-            StartRelease: _Lane(limits.release),
-            **{account: _Lane(limits.by_account.get(account, limits.operation)) for account in operation_targets},
+        self._waiting: set[tuple[LeaseId, int]] = set()
+        self._lanes: dict[tuple[type, str] | str, _Lane] = {
+            account: _Lane(limits.by_account.get(account, limits.operation)) for account in operation_targets
         }
+        for target in lease_targets:
+            self._lanes[StartRenew, target] = _Lane(limits.renew, _HOLD_S)
+            self._lanes[StartAcquire, target] = _Lane(limits.acquire, _HOLD_S)
+            self._lanes[StartRelease, target] = _Lane(limits.release, _HOLD_S)
 
     def use(self, tasks: TaskGroup) -> None:
         """Run attempts in `tasks` from now on."""
@@ -110,6 +143,11 @@ class AttemptRunner:
         if self._tasks is None:
             raise RuntimeError("attempts were asked for before the supervisor runs")
         lane = self._lanes[_lane_of(effect)]
+        if isinstance(effect, StartRenew):
+            if (effect.spec.id, effect.epoch) in self._waiting:
+                # The attempt before this one has not even begun; two would only make the queue longer.
+                return
+            self._waiting.add((effect.spec.id, effect.epoch))
         if isinstance(effect, StartRelease):
             self._releases.setdefault(effect.spec.id, anyio.Event())
             ends_at = self._clock.now()
@@ -118,9 +156,13 @@ class AttemptRunner:
             self._scopes[effect.spec.id, effect.attempt] = anyio.CancelScope(deadline=effect.abandon_at)
             ends_at = effect.abandon_at
         heapq.heappush(lane.queue, (ends_at, next(self._sequence), effect))
-        if lane.running < lane.limit:
-            lane.running += 1
-            self._tasks.start_soon(self._work, lane)
+        self._fill(lane)
+
+    def relieve(self) -> float | None:
+        """Start what has found a place by now; returns when to call again, None for not before something happens."""
+        for lane in self._lanes.values():
+            self._fill(lane)
+        return min((at for lane in self._lanes.values() if (at := lane.relief_at) is not None), default=None)
 
     def cancel(self, key: LeaseId | OperationId, attempt: int) -> None:
         """Stop an attempt; its outcome is not posted. No error if it is over."""
@@ -139,16 +181,28 @@ class AttemptRunner:
         while self._releases:
             await next(iter(self._releases.values())).wait()
 
-    async def _work(self, lane: _Lane) -> None:
+    def _fill(self, lane: _Lane) -> None:
+        if self._tasks is None:
+            return
+        while lane.queue:
+            _, number, effect = lane.queue[0]
+            place = lane.take(effect, number, self._clock.now())
+            if place is None:
+                return
+            heapq.heappop(lane.queue)
+            if isinstance(effect, StartRenew):
+                self._waiting.discard((effect.spec.id, effect.epoch))
+            self._tasks.start_soon(self._work, lane, effect, place)
+
+    async def _work(self, lane: _Lane, effect: Attempt | StartRelease, place: object) -> None:
         try:
-            while lane.queue:
-                _, _, effect = heapq.heappop(lane.queue)
-                if isinstance(effect, StartRelease):
-                    await self._release(effect)
-                else:
-                    await self._attempt(effect)
+            if isinstance(effect, StartRelease):
+                await self._release(effect)
+            else:
+                await self._attempt(effect)
         finally:
-            lane.running -= 1
+            lane.give_back(place)
+            self._fill(lane)
 
     async def _attempt(self, effect: Attempt) -> None:
         key = (effect.spec.id, effect.attempt)
@@ -214,12 +268,12 @@ class AttemptRunner:
                 event.set()
 
 
-def _lane_of(effect: Attempt | StartRelease) -> type | str:
+def _lane_of(effect: Attempt | StartRelease) -> tuple[type, str] | str:
     match effect:
         case StartSubmit() | StartPoll() | StartFetch():
             return effect.spec.account
         case _:
-            return type(effect)
+            return type(effect), effect.spec.target
 
 
 def _failed(effect: Attempt, failure: Failure) -> Event:

@@ -80,7 +80,7 @@ class Supervisor:
             while True:
                 now = self._clock.now()
                 self._perform(self.scheduler.advance(now, self._draw))
-                await self._sleep(now)
+                await self._sleep(now, self._runner.relieve())
 
     async def release_all(self) -> None:
         """Ask for the release of every lease that lives, and wait until each is confirmed or given up."""
@@ -93,9 +93,9 @@ class Supervisor:
         """Wait until the release under way for this lease, if any, is confirmed or given up."""
         await self._runner.released(lease_id)
 
-    async def _sleep(self, now: float) -> None:
-        next_due = self.scheduler.next_due()
-        until = now + MAX_SLEEP_S if next_due is None else min(next_due, now + MAX_SLEEP_S)
+    async def _sleep(self, now: float, relief_at: float | None) -> None:
+        timers = (self.scheduler.next_due(), relief_at, now + MAX_SLEEP_S)
+        until = min(timer for timer in timers if timer is not None)
         if until <= now:
             await anyio.lowlevel.checkpoint()
             return

@@ -134,7 +134,7 @@ class Rig:
         self.lags: list[float] = []
         self.supervisor = Supervisor(
             clock=clock,
-            lease_targets={"servicebus.main": self.broker},
+            lease_targets={"servicebus.main": self.broker, **options.pop("other_brokers", {})},
             operation_targets={} if service is None else {"fabric.main": service},
             hooks=[self.heard],
             on_lag=self.lags.append,
@@ -142,8 +142,8 @@ class Rig:
             **options,
         )
 
-    def hold(self, name: str = "s", policy: RenewalPolicy | None = None) -> LeaseSpec:
-        spec = LeaseSpec(LeaseId(name), "servicebus.main", "orders", session_id=name, policy=policy or RenewalPolicy())
+    def hold(self, name: str = "s", policy: RenewalPolicy | None = None, target: str = "servicebus.main") -> LeaseSpec:
+        spec = LeaseSpec(LeaseId(name), target, "orders", session_id=name, policy=policy or RenewalPolicy())
         self.supervisor.post(LeaseRegistered(spec))
         return spec
 

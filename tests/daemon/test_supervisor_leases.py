@@ -126,6 +126,53 @@ async def test_no_more_renewals_are_under_way_at_once_than_allowed(clock):
     assert rig.broker.expired == 0
 
 
+async def test_a_namespace_that_answers_nothing_does_not_cost_another_one_its_locks(clock):
+    silent = FakeBroker(duration_s=5.0, before=_never)
+    rig = Rig(
+        clock, FakeBroker(duration_s=5.0), other_brokers={"servicebus.silent": silent}, limits=LaneLimits(renew=16)
+    )
+    async with rig.running():
+        for number in range(16):
+            rig.hold(f"silent-{number}", target="servicebus.silent")
+        specs = [rig.hold(f"s{number}") for number in range(3)]
+        await anyio.sleep(60)
+    assert all(rig.lease(spec).min_margin_s >= 2.4 for spec in specs)
+    assert rig.broker.expired == 0
+
+
+async def test_sessions_that_are_not_answered_do_not_cost_others_of_their_namespace_their_locks(clock):
+    async def before(spec, number):
+        if spec.id.startswith("silent"):
+            await _never(spec, number)
+
+    rig = Rig(clock, FakeBroker(duration_s=20.0, before=before), limits=LaneLimits(renew=20))
+    async with rig.running():
+        for number in range(20):
+            rig.hold(f"silent-{number}", RenewalPolicy(reacquire=False))
+        specs = [rig.hold(f"s{number}") for number in range(3)]
+        await anyio.sleep(60)
+    assert all(rig.lease(spec).losses == 0 for spec in specs)
+    assert rig.heard.of(LeaseNews.LOST) != []
+    assert rig.broker.expired == 0
+
+
+async def test_those_who_wait_for_a_grant_do_not_keep_others_from_acquiring(clock):
+    class Reluctant(FakeBroker):
+        async def acquire(self, spec, epoch):
+            if spec.id.startswith("waiting"):
+                await anyio.sleep_forever()
+            return await super().acquire(spec, epoch)
+
+    rig = Rig(clock, Reluctant(), limits=LaneLimits(acquire=10))
+    async with rig.running():
+        for number in range(10):
+            rig.hold(f"waiting-{number}")
+        await anyio.sleep(0.1)
+        spec = rig.hold()
+        await anyio.sleep(3)
+        assert rig.lease(spec).state is LeaseState.HELD
+
+
 async def test_a_bug_in_a_target_costs_one_attempt_and_not_the_daemon(clock, capsys):
     def before(_spec, number):
         if number == 3:
@@ -166,3 +213,7 @@ async def test_the_wall_clock_moved_by_an_hour_changes_nothing(clock):
             await anyio.sleep(60)
     assert rig.lease(spec).min_margin_s >= 4.9
     assert rig.lease(spec).losses == 0
+
+
+async def _never(_spec, _number):
+    await anyio.sleep_forever()
