@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
@@ -149,7 +149,7 @@ class OperationView(BaseModel):
     last_poll_error: str | None
     retry_after_s: float | None
     percent_complete: float | None
-    error: JsonValue
+    error: dict[str, Any] | None
     result: ResultView | None
     labels: dict[str, str]
 

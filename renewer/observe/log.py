@@ -23,9 +23,9 @@ LogFormat = Literal["auto", "json", "console"]
 
 def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
     """Set up structlog for the process. `auto` is console on a terminal, else JSON. By default `stream` is stderr."""
-    stream = sys.stderr if stream is None else stream
+    sink: TextIO = sys.stderr if stream is None else stream
     if log_format == "auto":
-        log_format = "console" if stream.isatty() else "json"
+        log_format = "console" if sink.isatty() else "json"
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -34,15 +34,15 @@ def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", st
     if log_format == "json":
         processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
+        processors.append(structlog.dev.ConsoleRenderer(colors=sink.isatty()))
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=sink),
         cache_logger_on_first_use=False,
     )
     # Libraries log through the standard library; their warnings belong in the same place, their chatter nowhere.
-    logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sink, format="%(levelname)s %(name)s: %(message)s", force=True)
 
 
 class LogHook:
