@@ -171,7 +171,7 @@ class ServiceBusSettings(Section):
     idle_timeout: Annotated[timedelta, duration_between("1s", "10m")] = timedelta(seconds=60)
     sessions_per_connection: Annotated[int, count_between(1, 4000)] = 1000
     spread_after: Annotated[int, count_between(1, 4000)] = 250
-    links_per_session: Annotated[int, count_between(1, 255)] = 200
+    links_per_session: Annotated[int, count_between(2, 255)] = 200
     next_session_timeout: Annotated[timedelta, duration_between("1s", "1h")] = timedelta(seconds=60)
 
     def connection_string_source(self, name: str) -> SecretSource:

@@ -55,6 +55,14 @@ async def one(client: Client, entity: str = "plain") -> Delivery:
     return delivery
 
 
+async def test_a_message_that_was_sent_without_an_id_gets_one() -> None:
+    async with running() as rig, rig.client("plain") as client:
+        assert await client.send(await client.sender("plain"), Message(Value("m"))) == Accepted()
+        properties = Message.decode((await one(client)).payload).properties
+        assert properties is not None
+        assert properties.message_id
+
+
 async def test_a_message_arrives_with_what_the_broker_knows_about_it() -> None:
     async with running() as rig, rig.client("plain") as client:
         sent = Message(

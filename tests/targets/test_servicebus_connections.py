@@ -100,6 +100,31 @@ async def test_the_least_possible_broker_still_holds_a_session():
         assert handles(r.broker.peer) == [5]
 
 
+async def test_sessions_that_are_asked_for_at_once_leave_room_for_the_requests_that_renew_them():
+    def limit(broker):
+        broker.channel_max = 0
+        broker.handle_max = 4
+
+    async with rig(limit) as r:
+        await acquire_all(r, 3)
+        for number in range(3):
+            await r.target.renew(spec(f"s{number}"), 1)
+        assert [handles(peer) for peer in r.broker.peers] == [[5], [5], [5]]
+
+
+@pytest.mark.parametrize(("channel_max", "handle_max"), [(0, 3), (5, 0)])
+async def test_a_broker_that_allows_too_few_links_is_not_asked_for_connection_after_connection(channel_max, handle_max):
+    def limit(broker):
+        broker.channel_max = channel_max
+        broker.handle_max = handle_max
+
+    async with rig(limit) as r:
+        with anyio.fail_after(10):
+            with pytest.raises(TransientError, match="too few links"):
+                await r.target.acquire(spec(), 1)
+        assert len(r.broker.peers) == 1
+
+
 async def test_every_entity_has_one_management_pair_on_a_connection():
     async with rig() as r:
         for entity in ("orders", "topic/Subscriptions/a"):

@@ -13,6 +13,7 @@ from renewer.amqp import (
     Described,
     Int,
     Message,
+    MessageProperties,
     Symbol,
     Timestamp,
     Ubyte,
@@ -110,8 +111,12 @@ def to_error(refusal: RefusedError, now_utc: datetime) -> AmqpError:
 
 def _incoming(message: Message) -> Incoming:
     scheduled: Any = message.message_annotations.get(_SCHEDULED_TIME)
+    properties = message.properties if message.properties is not None else MessageProperties()
+    if properties.message_id is None:
+        # @azure/service-bus 7.9 sends none unless told to, and cannot settle a message that comes back without.
+        properties = replace(properties, message_id=uuid4().hex)
     return Incoming(
-        message,
-        session_id=message.properties.group_id if message.properties is not None else None,
+        replace(message, properties=properties),
+        session_id=properties.group_id,
         scheduled_ms=int(scheduled) if isinstance(scheduled, int) and not isinstance(scheduled, bool) else None,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from renewer.amqp import Connection, ConnectionState
+from renewer.amqp import Connection, ConnectionState, SenderLink
 from renewer.errors import AmqpProtocolError, TransientError
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _CONTROL_RESERVE: Final = 10
 
 _LEAST_SHARED: Final = 5
 """`$cbs` and `$management`, two handles each, and one session receiver."""
+
+_LEAST_ALONE: Final = 2
+"""Either of them on a channel of its own."""
 
 
 class NoRoomError(TransientError):
@@ -134,10 +137,8 @@ class Channels:
         if self._connection.state is not ConnectionState.OPENED:
             raise TransientError("the connection is closed", kind="network")
         shared = self.limit == 1
-        reserve = 0
-        if shared and not control:
-            reserve = min(_CONTROL_RESERVE, max(0, self._per_channel - _LEAST_SHARED))
         for channel in self._channels.values():
+            reserve = self._reserve(channel) if shared and not control else 0
             if (shared or channel.is_control is control) and channel.used + count + reserve <= channel.cap:
                 return channel
         # The last channel is kept for control as long as there is none for it.
@@ -153,8 +154,18 @@ class Channels:
             for channel in self._channels.values():
                 if channel.used + count <= channel.cap:
                     return channel
+        if self._per_channel < (_LEAST_SHARED if shared else _LEAST_ALONE):
+            # No other connection would have more room, so it must not be asked for at once.
+            raise TransientError("too few links are allowed on one connection to hold a session", kind="busy")
         self.is_crowded = True
         raise NoRoomError
+
+    def _reserve(self, channel: Channel) -> int:
+        """Handles that session receivers must leave where they share the channel with requests."""
+        # Each pair has one sender, session receivers have none.
+        attached = 2 * sum(isinstance(link, SenderLink) for link in channel.session.links)
+        missing = max(0, _LEAST_SHARED - 1 - attached)
+        return max(missing, min(_CONTROL_RESERVE, self._per_channel - _LEAST_SHARED))
 
     def _open(self, *, control: bool) -> Channel:
         session = self._connection.open_session(handle_max=OUR_HANDLE_MAX)
