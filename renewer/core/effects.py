@@ -104,7 +104,10 @@ class LeaseNews(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TellLease:
-    """News of a lease. `margin_s` is what was left of the lock when a renewal was acknowledged."""
+    """News of a lease. `margin_s` is what was left of the lock when a renewal was acknowledged.
+
+    `session_id` is the session that was accepted, or asked for; `failures` counts attempts that failed in a row.
+    """
 
     news: LeaseNews
     spec: LeaseSpec
@@ -115,6 +118,8 @@ class TellLease:
     detail: str | None = None
     margin_s: float | None = None
     final: bool = False
+    session_id: str | None = None
+    failures: int = 0
 
 
 class OperationNews(StrEnum):

@@ -204,7 +204,11 @@ class Lease:
         if isinstance(failure, Terminal) and not policy.reacquire:
             return self._lose(failure.reason, failure.detail, now, fraction)
         self.failures += 1
-        delay = full_jitter_s(self.failures, fraction, base_s=10 * policy.backoff_base_s, cap_s=policy.backoff_cap_s)
+        cap_s = policy.backoff_cap_s
+        if self.duration_s:
+            # Where a broker keeps the lock of a link that broke, it is free again after one lock: be there soon.
+            cap_s = min(cap_s, self.duration_s / 2)
+        delay = full_jitter_s(self.failures, fraction, base_s=10 * policy.backoff_base_s, cap_s=cap_s)
         if isinstance(failure, Transient):
             if failure.kind == "empty":
                 delay = _EMPTY_RETRY_S * fraction
@@ -333,7 +337,10 @@ class Lease:
             effects.append(StartAcquire(self.spec, self.epoch + 1, self._attempt, due_at, abandon_at))
         else:
             while len(self._outstanding) >= policy.max_outstanding:
-                effects.append(CancelAttempt(self.spec.id, self._outstanding.popleft()))
+                # The oldest is kept for as long as it can be: if answers are late, its answer is the next to come.
+                in_the_way = 1 if len(self._outstanding) > 1 else 0
+                effects.append(CancelAttempt(self.spec.id, self._outstanding[in_the_way]))
+                del self._outstanding[in_the_way]
             span = renewal_attempt_s(policy, remaining_s=self.expires_at - now, duration_s=self.duration_s)
             self._attempt_until = now + span
             # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
@@ -389,7 +396,19 @@ class Lease:
         margin_s: float | None = None,
         final: bool = False,
     ) -> TellLease:
-        return TellLease(news, self.spec, self.epoch, now, reason, failure, detail, margin_s, final)
+        return TellLease(
+            news,
+            self.spec,
+            self.epoch,
+            now,
+            reason,
+            failure,
+            detail,
+            margin_s,
+            final,
+            session_id=self.spec.session_id if self.session_id is None else self.session_id,
+            failures=self.failures,
+        )
 
 
 _FINAL_REASONS = frozenset({LossReason.MAX_DURATION, LossReason.OWNER_GONE})

@@ -54,17 +54,20 @@ class LogHook:
     def lease(self, news: TellLease) -> None:
         """One line for one piece of news; the phrase is constant, the rest are fields."""
         level, phrase = _LEASE_PHRASES[news.news]
+        if news.news in _REPEATED and not _worth_saying(news):
+            level = logging.DEBUG
         fields: dict[str, object] = {
             "lease": news.spec.id,
             "target": news.spec.target,
             "entity": news.spec.entity,
-            "session_id": news.spec.session_id,
+            "session_id": news.session_id,
             "epoch": news.epoch,
         }
         if news.reason is not None:
             fields["reason"] = news.reason.value
         if news.failure is not None:
             fields["failure"] = news.failure
+            fields["failures"] = news.failures
         if news.detail is not None:
             fields["detail"] = news.detail
         if news.margin_s is not None:
@@ -91,6 +94,21 @@ class LogHook:
             fields["retry_after_s"] = news.retry_after_s
         self._log.log(level, phrase, **fields)
 
+
+def _worth_saying(news: TellLease) -> bool:
+    """Whether a failure is told above debug level: the first of many that follow, then each time their number doubles.
+
+    One renewal that is not answered in time is what attempts overlap for, and no news by itself.
+    """
+    failures = news.failures
+    if news.news is LeaseNews.RENEW_FAILED and failures < _RENEWALS_UNSAID:
+        return False
+    return failures & (failures - 1) == 0
+
+
+_RENEWALS_UNSAID = 4
+
+_REPEATED = frozenset({LeaseNews.RENEW_FAILED, LeaseNews.ACQUIRE_FAILED})
 
 _LEASE_PHRASES: dict[LeaseNews, tuple[int, str]] = {
     LeaseNews.REGISTERED: (logging.INFO, "lease registered"),

@@ -266,3 +266,17 @@ def test_an_outcome_for_an_unknown_lease_is_ignored() -> None:
     grant = Grant(anchored_at=0.0, duration_s=5.0)
     assert scheduler.handle(LeaseGranted(LeaseId("nobody"), 1, 1, grant), 1.0, 0.0) == []
     assert scheduler.next_due() is None
+
+
+def test_a_session_that_was_ours_is_asked_for_again_within_half_a_lock_however_often_it_is_refused() -> None:
+    story = held(lock_s=5.0, fraction=1.0)
+    story.link_lost(1.0)
+    now = story.lease.next_attempt_at
+    for _ in range(12):
+        assert now is not None
+        story.advance(now)
+        story.fail(now, story.lease._attempt, refused(), epoch=2)
+        due_at = story.lease.next_attempt_at
+        assert due_at is not None
+        assert due_at - now <= 2.5 + 1e-9
+        now = due_at

@@ -1,0 +1,67 @@
+"""What the log says, and how often."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.states import LossReason, OperationState
+from renewer.observe import LogHook, configure_logging
+
+SPEC = LeaseSpec(LeaseId("lease-1"), "servicebus.main", "orders")
+
+
+@pytest.fixture
+def log():
+    sink = io.StringIO()
+    configure_logging(level="info", log_format="json", stream=sink)
+    return sink
+
+
+def lines(sink: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in sink.getvalue().splitlines()]
+
+
+def test_a_loss_is_an_error_with_its_reason_and_the_session_that_was_accepted(log):
+    LogHook().lease(
+        TellLease(LeaseNews.LOST, SPEC, 3, 0.0, reason=LossReason.DETACHED, detail="why", session_id="customer-7")
+    )
+    (line,) = lines(log)
+    assert (line["event"], line["level"], line["reason"]) == ("lease lost", "error", "detached")
+    assert (line["session_id"], line["epoch"], line["detail"], line["final"]) == ("customer-7", 3, "why", False)
+
+
+def test_renewals_and_polls_that_go_well_are_not_worth_a_line(log):
+    LogHook().lease(TellLease(LeaseNews.RENEWED, SPEC, 1, 0.0, margin_s=5.0))
+    spec = OperationSpec(OperationId("op-1"), "fabric.main", {})
+    LogHook().operation(TellOperation(OperationNews.POLLED, spec, OperationState.RUNNING, 0.0))
+    assert lines(log) == []
+
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [(LeaseNews.RENEW_FAILED, [4, 8, 16, 32]), (LeaseNews.ACQUIRE_FAILED, [1, 2, 4, 8, 16, 32])],
+)
+def test_a_failure_that_goes_on_is_said_less_and_less_often(log, news, said):
+    for failures in range(1, 33):
+        LogHook().lease(TellLease(news, SPEC, 1, 0.0, failure="busy", detail="server busy", failures=failures))
+    assert [line["failures"] for line in lines(log)] == said
+    assert all(line["level"] == "warning" for line in lines(log))
+
+
+def test_an_operation_that_ends_badly_is_a_warning_and_one_that_ends_well_is_not(log):
+    spec = OperationSpec(OperationId("op-1"), "fabric.main", {"secret": "s3cret"})
+    for state in (OperationState.SUCCEEDED, OperationState.FAILED):
+        LogHook().operation(TellOperation(OperationNews.STATE_CHANGED, spec, state, 0.0))
+    assert [line["level"] for line in lines(log)] == ["info", "warning"]
+    assert "s3cret" not in log.getvalue()
+
+
+def test_the_console_form_is_for_people(capsys):
+    configure_logging(level="info", log_format="console")
+    LogHook().lease(TellLease(LeaseNews.ACQUIRED, SPEC, 1, 0.0))
+    assert "lease acquired" in capsys.readouterr().err

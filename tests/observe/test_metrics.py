@@ -1,0 +1,95 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+import prometheus_client
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from renewer.core.effects import LeaseNews, OperationNews, StartAcquire, TellLease, TellOperation
+from renewer.core.events import LeaseGranted, LeaseRegistered
+from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.scheduler import Scheduler
+from renewer.core.states import LossReason, OperationState
+from renewer.observe import AttemptMetrics, Metrics, MetricsHook
+
+SPEC = LeaseSpec(LeaseId("lease-1"), "servicebus.main", "orders", session_id="customer-42")
+OPERATION = OperationSpec(OperationId("op-1"), "fabric.main", {})
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(prometheus_client.CollectorRegistry())
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_news_of_leases_are_counted(metrics):
+    hook = MetricsHook(metrics)
+    hook.lease(TellLease(LeaseNews.ACQUIRED, SPEC, 1, 0.0))
+    hook.lease(TellLease(LeaseNews.RENEWED, SPEC, 1, 0.0, margin_s=7.0))
+    hook.lease(TellLease(LeaseNews.RENEW_FAILED, SPEC, 1, 0.0, failure="busy"))
+    hook.lease(TellLease(LeaseNews.AT_RISK, SPEC, 1, 0.0))
+    hook.lease(TellLease(LeaseNews.LOST, SPEC, 1, 0.0, reason=LossReason.CONNECTION_LOST))
+    hook.lease(TellLease(LeaseNews.ACQUIRE_FAILED, SPEC, 1, 0.0, failure="refused"))
+    assert value(metrics, "renewer_acquisitions_total", outcome="acquired") == 1
+    assert value(metrics, "renewer_acquisitions_total", outcome="refused") == 1
+    assert value(metrics, "renewer_renewals_total", outcome="success") == 1
+    assert value(metrics, "renewer_renewals_total", outcome="busy") == 1
+    assert value(metrics, "renewer_renewal_margin_seconds_sum") == 7.0
+    assert value(metrics, "renewer_leases_at_risk_total") == 1
+    assert value(metrics, "renewer_lease_losses_total", reason="connection_lost") == 1
+    assert value(metrics, "renewer_lease_losses_total", reason="expired") == 0
+
+
+def test_news_of_operations_are_counted(metrics):
+    hook = MetricsHook(metrics)
+    hook.operation(TellOperation(OperationNews.POLLED, OPERATION, OperationState.RUNNING, 0.0, retry_after_s=20.0))
+    hook.operation(TellOperation(OperationNews.POLL_FAILED, OPERATION, OperationState.RUNNING, 0.0, failure="server"))
+    hook.operation(TellOperation(OperationNews.STATE_CHANGED, OPERATION, OperationState.FETCHING, 0.0))
+    hook.operation(TellOperation(OperationNews.STATE_CHANGED, OPERATION, OperationState.SUCCEEDED, 0.0))
+    assert value(metrics, "renewer_polls_total", outcome="running") == 1
+    assert value(metrics, "renewer_polls_total", outcome="server") == 1
+    assert value(metrics, "renewer_poll_retry_after_seconds_sum") == 20.0
+    assert value(metrics, "renewer_operations_ended_total", state="succeeded") == 1
+    assert value(metrics, "renewer_operations_ended_total", state="failed") == 0
+
+
+def test_attempts_are_measured_and_the_worst_lateness_is_kept(metrics):
+    attempts = AttemptMetrics(metrics)
+    for lateness_s in (0.25, 0.5, 0.125):
+        attempts.attempt_started("renew", lateness_s)
+    attempts.renewal_answered(0.5)
+    assert attempts.max_lateness_s == 0.5
+    assert value(metrics, "renewer_attempt_lateness_seconds_count", kind="renew") == 3
+    assert value(metrics, "renewer_renewal_duration_seconds_sum") == 0.5
+
+
+def test_what_is_there_is_counted_when_it_is_asked_for(metrics):
+    scheduler = Scheduler()
+    metrics.watch(scheduler, lambda: [("servicebus.main", {"connections": 2, "links": 7, "clock_skew_s": -1.5})])
+    scheduler.handle(LeaseRegistered(SPEC), 0.0, 0.5)
+    assert value(metrics, "renewer_leases", kind="session", state="acquiring") == 1
+    (start,) = scheduler.advance(0.0, lambda: 0.5)
+    assert isinstance(start, StartAcquire)
+    scheduler.handle(LeaseGranted(SPEC.id, 1, start.attempt, Grant(0.0, 10.0)), 0.0, 0.5)
+    assert value(metrics, "renewer_leases", kind="session", state="acquiring") == 0
+    assert value(metrics, "renewer_leases", kind="session", state="held") == 1
+    assert value(metrics, "renewer_queue_length") == 1
+    assert value(metrics, "renewer_connections", target="servicebus.main") == 2
+    assert value(metrics, "renewer_clock_skew_seconds", target="servicebus.main") == -1.5
+
+
+def test_no_label_tells_of_a_single_session_and_every_name_has_our_prefix(metrics):
+    scheduler = Scheduler()
+    scheduler.handle(LeaseRegistered(SPEC), 0.0, 0.5)
+    metrics.watch(scheduler, list)
+    text = metrics.exposition().decode()
+    assert "customer-42" not in text
+    assert "lease-1" not in text
+    assert "orders" not in text
+    families = list(text_string_to_metric_families(text))
+    assert families
+    assert all(family.name.startswith("renewer_") and family.documentation for family in families)
