@@ -164,7 +164,10 @@ class _Api:
     def _operation(self, request: Request) -> Operation:
         operation = self._control.operation(OperationId(request.path_params["id"]))
         if operation is None:
-            raise Problem(404, "no operation has this id; GET /v1/operations lists them, ended ones for a day")
+            raise Problem(
+                404,
+                "no operation has this id; GET /v1/operations lists them, ended ones for as long as keep_ended says",
+            )
         return operation
 
 

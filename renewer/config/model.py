@@ -211,6 +211,7 @@ class FabricSettings(Section):
     poll_ceiling: Annotated[timedelta, duration_between("1ms", "1d")] = timedelta(hours=1)
     deadline: Annotated[timedelta, duration_between("1s", "365d")] = timedelta(days=1)
     not_found_grace: Annotated[timedelta, duration_between("0s", "1d")] = timedelta(minutes=2)
+    keep_ended: Annotated[timedelta, duration_between("1s", "365d")] = timedelta(days=1)
     request_timeout: Annotated[timedelta, duration_between("100ms", "10m")] = timedelta(seconds=60)
     max_result: Annotated[int, size_between("1KiB", "4GiB")] = 64 * 1024 * 1024
     concurrency: Annotated[int, count_between(1, 4096)] = 64
@@ -226,6 +227,7 @@ class FabricSettings(Section):
             ceiling_s=self.poll_ceiling.total_seconds(),
             default_interval_s=self.default_interval.total_seconds(),
             not_found_grace_s=self.not_found_grace.total_seconds(),
+            retention_s=self.keep_ended.total_seconds(),
             deadline_s=self.deadline.total_seconds(),
             attempt_s=self.request_timeout.total_seconds(),
         )

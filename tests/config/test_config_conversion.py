@@ -68,6 +68,7 @@ def test_fabric_settings_become_the_policy(config: ConfigFile) -> None:
             "poll_ceiling = '2h'",
             "default_interval = '20s'",
             "not_found_grace = '1m'",
+            "keep_ended = '2h'",
             "deadline = '2d'",
             "request_timeout = '30s'",
         ]
@@ -77,6 +78,7 @@ def test_fabric_settings_become_the_policy(config: ConfigFile) -> None:
         ceiling_s=7200.0,
         default_interval_s=20.0,
         not_found_grace_s=60.0,
+        retention_s=7200.0,
         deadline_s=172_800.0,
         attempt_s=30.0,
     )
