@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check imports fmt unit cover soak bench constraints clean
+.PHONY: help demo dev test check imports fmt unit cover soak bench bench-quick constraints clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## from nothing: environment, install, the daemon at work against the emulator
 	$(BIN)/renewer demo $(ARGS)
@@ -37,8 +37,11 @@ cover: $(VENV)/.dev ## branch coverage
 soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
 	RENEWER_SOAK_SECONDS=$(SECONDS_OF_SOAK) $(BIN)/python -m pytest -m soak -s
 
-bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios
+bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios; two minutes
 	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev ## the same, once and small
+	$(BIN)/python -m benchmarks --quick
 
 fmt: $(VENV)/.dev ## format, and fix what can be fixed
 	$(BIN)/ruff format .
@@ -59,9 +62,11 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.pip pyproject.toml constraints.txt
+	@echo "installing what renewer needs into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
+	@echo "installing everything for development into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
 	@touch $@

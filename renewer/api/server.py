@@ -108,6 +108,7 @@ class _Api:
         )
 
     async def create_operation(self, request: Request) -> Response:
+        wait_s = _wait_s(request)
         body = await _body(request, NewOperation)
         try:
             operation = self._control.follow(
@@ -124,6 +125,8 @@ class _Api:
         await self._control.wait_operation(
             operation.spec.id, lambda operation: operation.state is not OperationState.ACCEPTED, FIRST_ANSWER_WAIT_S
         )
+        if wait_s:
+            await self._control.wait_operation(operation.spec.id, lambda operation: is_over(operation.state), wait_s)
         view = OperationView.of(operation, self._control.clock)
         return _json(view, 201, {"Location": f"/v1/operations/{view.id}"})
 
@@ -176,7 +179,7 @@ class _BearerKey:
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._allowed(scope["headers"]):
@@ -191,7 +194,10 @@ class _BearerKey:
 
     def _allowed(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         given = [value for name, value in headers if name.lower() == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+        if len(given) != 1:
+            return False
+        scheme, _, key = given[0].partition(b" ")
+        return hmac.compare_digest(key.strip(b" "), self._key) and scheme.lower() == b"bearer"
 
 
 def _json(view: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -33,6 +33,21 @@ SetOption = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Keeps Azure Service Bus locks alive and follows long-running operations to their end."""
+
+
 @app.command()
 def run(config: ConfigOption = None, overrides: SetOption = None) -> None:
     """Run the daemon until SIGTERM or SIGINT.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _LOCK_S = 10.0
 _REFRESH_S = 0.25
+_UNDER_WAY = ("not begun", "accepted", "running", "fetching")
 _SESSIONS = ("customer-42", "customer-43", "customer-44")
 _WORKSPACE = "/workspaces/cfafbeb1-8037-4d0c-896e-a46fb27ff229"
 _ITEM = f"{_WORKSPACE}/items/5b218778-e7a5-4d73-8187-f10824047715"
@@ -69,8 +71,8 @@ def run_demo(for_: str | None, *, as_json: bool) -> None:
     except ValueError as error:
         raise UsageError(f"--for {for_}: {error}") from error
     # The table is the log; in a terminal, lines between would tear it.
-    configure_logging(level="warning" if as_json else "critical")
-    with tempfile.TemporaryDirectory(prefix="renewer-") as folder:
+    log = configure_logging(level="warning" if as_json else "critical")
+    with closing(log), tempfile.TemporaryDirectory(prefix="rn-") as folder:
         summary, complaints = anyio.run(_demo, Path(folder), seconds, as_json)
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
@@ -94,11 +96,11 @@ async def _demo(folder: Path, seconds: float | None, as_json: bool) -> tuple[Sum
                 daemon.stop()
         still_held = emulator.broker.counters.sessions_held
         outer.cancel_scope.cancel()
-    complaints = _complaints(views)
+    complaints = _complaints(views, patient=not as_json)
     if still_held:
         complaints.append(f"{still_held} sessions were still held after the daemon had stopped")
     elif not as_json:
-        Console().print("Stopped: every session was released.")
+        Console().print("\nStopped: every session was released.")
     return _summary(views, daemon.attempts.max_lateness_s), complaints
 
 
@@ -137,11 +139,12 @@ async def _begin(api: httpx.AsyncClient, story: Story, views: Views) -> None:
 
 
 async def _draw(api: httpx.AsyncClient, views: Views, settings: Settings) -> None:
-    hint = f"curl http://{settings.metrics.listen.authority if settings.metrics.listen else ''}/metrics"
+    metrics = settings.metrics.listen.authority if settings.metrics.listen else ""
+    hints = [f"curl --unix-socket {_socket(settings)} http://renewer/v1/leases", f"curl http://{metrics}/metrics"]
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             await _refresh(api, views)
-            live.update(show(views, [hint, f"curl --unix-socket {_socket(settings)} http://renewer/v1/leases"]))
+            live.update(show(views, hints))
             live.refresh()
             await anyio.sleep(_REFRESH_S)
 
@@ -185,18 +188,23 @@ def _socket(settings: Settings) -> str:
     return str(settings.api.listen).removeprefix("unix:")
 
 
-def _complaints(views: Views) -> list[str]:
-    """What did not go as it should have; empty if the daemon did its work."""
+def _complaints(views: Views, *, patient: bool) -> list[str]:
+    """What did not go as it should have; empty if the daemon did its work.
+
+    Who is `patient` and stops the demo early does not complain of what had no time to happen.
+    """
     complaints = [
         f"session {lease['session_id']} is {lease['state']}, lost {lease['losses']} times"
         for lease in views.leases
-        if lease["state"] != "held" or lease["losses"]
+        if lease["losses"] or (lease["state"] != "held" and not (patient and lease["state"] == "acquiring"))
     ]
     if len(views.leases) != len(_SESSIONS):
         complaints.append(f"{len(views.leases)} sessions are known instead of {len(_SESSIONS)}")
     for story in _STORIES:
         operation = views.operations.get(story)
         state = operation["state"] if operation else "not begun"
+        if patient and state in _UNDER_WAY:
+            continue
         result = (operation["result"] or {}).get("kind") if operation else None
         if (state, result) != (story.ends, story.result):
             complaints.append(

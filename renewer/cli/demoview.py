@@ -32,10 +32,10 @@ class Views:
 
 
 def show(views: Views, hints: list[str]) -> RenderableType:
-    """The whole screen."""
-    look = Text.assemble("Look closer:  ", ("\n              ".join(hints), "cyan"))
-    how_to_stop = Text("Ctrl-C stops and releases the sessions.\n", style="dim")
-    return Group(_leases(views), _operations(views), look, how_to_stop)
+    """The whole screen; it fits into 80 columns and 24 lines."""
+    commands = Text("\n".join(hints), style="cyan", no_wrap=True)
+    how_to_stop = Text("Ctrl-C stops and releases the sessions. Look closer with:", style="dim")
+    return Group(_leases(views), _operations(views), how_to_stop, commands)
 
 
 def _leases(views: Views) -> Table:
@@ -57,8 +57,9 @@ def _leases(views: Views) -> Table:
 
 def _operations(views: Views) -> Table:
     table = _table("Long-running operations", "operation", "state", "next poll")
-    table.add_column("elapsed s", justify="right")
-    table.add_column("result")
+    table.columns[0].min_width, table.columns[1].min_width, table.columns[2].min_width = 28, 9, 9
+    table.add_column("elapsed s", justify="right", min_width=9)
+    table.add_column("result", no_wrap=True, overflow="ellipsis")
     for story, operation in sorted(views.operations.items(), key=lambda item: item[1]["submitted_at"]):
         next_poll = operation["next_poll_at"]
         table.add_row(
@@ -72,7 +73,9 @@ def _operations(views: Views) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     for name in columns:
         table.add_column(name, no_wrap=True)
     return table

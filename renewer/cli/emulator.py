@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 
 import anyio
 import anyio.abc
@@ -25,8 +26,8 @@ def run_emulator(
     except ValueError as error:
         raise UsageError(f"--lock-duration {lock_duration}: {error}") from error
     emulator = Emulator([_queue(text) for text in queues], lock_duration_s=lock_duration_s, token=token)
-    configure_logging(level=log_level)
-    anyio.run(_serve, emulator, _address("--amqp", amqp), _address("--http", http))
+    with closing(configure_logging(level=log_level)):
+        anyio.run(_serve, emulator, _address("--amqp", amqp), _address("--http", http))
 
 
 async def _serve(emulator: Emulator, amqp: tuple[str, int], http: tuple[str, int]) -> None:

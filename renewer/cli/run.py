@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import typer
 from renewer.config import load
 from renewer.daemon.app import Daemon
 from renewer.errors import UsageError
-from renewer.observe import configure_logging
+from renewer.observe import LogSink, configure_logging
 
 if TYPE_CHECKING:
     from renewer.config import Settings
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def run_daemon(config: Path | None, overrides: list[str]) -> None:
     """Run the daemon until it is told to stop. Raises `ConfigError` or `UsageError`."""
     settings = load(config, environ=os.environ, overrides=_overrides(overrides))
-    configure_logging(level=settings.daemon.log_level, log_format=settings.daemon.log_format)
-    anyio.run(_serve, settings)
+    with closing(configure_logging(level=settings.daemon.log_level, log_format=settings.daemon.log_format)) as sink:
+        anyio.run(_serve, settings, sink)
 
 
 def check_config(file: Path, overrides: list[str]) -> None:
@@ -34,8 +35,10 @@ def check_config(file: Path, overrides: list[str]) -> None:
     )
 
 
-async def _serve(settings: Settings) -> None:
-    await Daemon(settings).run_until_signalled()
+async def _serve(settings: Settings, sink: LogSink) -> None:
+    daemon = Daemon(settings)
+    daemon.metrics.watch_log(sink)
+    await daemon.run_until_signalled()
 
 
 def _overrides(texts: list[str]) -> dict[str, str]:

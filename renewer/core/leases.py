@@ -274,6 +274,10 @@ class Lease:
         self.locked_until = None
         self.failures = 0
         self._at_risk_since = None
+        told = self._tell(LeaseNews.LOST, now, reason=reason, detail=detail, final=not again)
+        if again:
+            # Whoever asked for any session may get another one now.
+            self.session_id = None
         if again:
             # At once as a rule; but a session that is taken away as soon as it is ours is not fought over.
             was_brief = self.acquired_at is not None and now - self.acquired_at < self.duration_s
@@ -283,7 +287,7 @@ class Lease:
             )
         else:
             self._end(now)
-        return [*effects, self._tell(LeaseNews.LOST, now, reason=reason, detail=detail, final=not again)]
+        return [*effects, told]
 
     def _give_up_at(self) -> float | None:
         """When we stop on our own: too long unable to acquire, too long overdue, or held for as long as allowed."""
@@ -358,7 +362,7 @@ class Lease:
             return [*effects, *self._acquire_failed(Transient("timeout", self.last_error), now, fraction)]
         self.failures += 1
         self.next_attempt_at = now
-        return [self._tell(LeaseNews.RENEW_FAILED, now, failure="timeout", detail=self.last_error)]
+        return [self._tell(LeaseNews.RENEW_FAILED, now, failure="overdue", detail=self.last_error)]
 
     def _settle_attempt(self, attempt: int) -> bool:
         """Take an attempt off the list; True if it is the current one and was not yet overdue."""

@@ -193,11 +193,14 @@ class Operation:
         self.last_poll_error = failure.detail
         told = self._tell(OperationNews.POLL_FAILED, now, failure=failure.kind, detail=failure.detail)
         if self.state is OperationState.ACCEPTED and not self._may_repeat(failure):
-            self.error = {
-                "errorCode": "FirstRequestFailed",
-                "message": f"{failure.detail}; the service may or may not have started the operation. "
-                "Look there before you send it again.",
-            }
+            if failure.kind == "unauthorized":
+                self.error = {"errorCode": "Unauthorized", "message": failure.detail}
+            else:
+                self.error = {
+                    "errorCode": "FirstRequestFailed",
+                    "message": f"{failure.detail}; the service may or may not have started the operation. "
+                    "Look there before you send it again.",
+                }
             return [told, *self._end(OperationState.REJECTED, now)]
         if failure.kind == "not_found":
             self._not_found_since = now if self._not_found_since is None else self._not_found_since

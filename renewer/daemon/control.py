@@ -152,8 +152,10 @@ def _choose(given: str | None, known: Mapping[str, object], field: str) -> str:
     """The name given, or the only one there is."""
     if given is None and len(known) == 1:
         return next(iter(known))
-    if given is not None and given in known:
-        return given
+    # Accounts are called by their section, fabric.main; the name alone will do where it is clear.
+    meant = [name for name in known if given in (name, name.partition(".")[2])]
+    if given and len(meant) == 1:
+        return meant[0]
     if not known:
         raise UsageError(f"{field}: the configuration has none; add one and restart")
     names = ", ".join(sorted(known))

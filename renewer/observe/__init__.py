@@ -1,6 +1,7 @@
 """What people and machines see: the log and the metrics, both fed by the same news (`renewer.ports.Hook`)."""
 
 from renewer.observe.log import LogHook, configure_logging
+from renewer.observe.logsink import LogSink
 from renewer.observe.metrics import AttemptMetrics, Metrics, MetricsHook
 
-__all__ = ["AttemptMetrics", "LogHook", "Metrics", "MetricsHook", "configure_logging"]
+__all__ = ["AttemptMetrics", "LogHook", "LogSink", "Metrics", "MetricsHook", "configure_logging"]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 import structlog
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.states import OperationState
+from renewer.observe.logsink import LogSink
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 LogFormat = Literal["auto", "json", "console"]
 
 
-def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
-    """Set up structlog for the process. `auto` is console on a terminal, else JSON. By default `stream` is stderr."""
-    sink: TextIO = sys.stderr if stream is None else stream
+def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", stream: TextIO | None = None) -> LogSink:
+    """Set up structlog for the process. `auto` is console on a terminal, else JSON. By default `stream` is stderr.
+
+    Lines are written by a thread; `close` the sink that is returned to have the last ones written at the end.
+    """
+    sink = LogSink(sys.stderr if stream is None else stream)
+    is_terminal = sink.isatty()
     if log_format == "auto":
-        log_format = "console" if sink.isatty() else "json"
+        log_format = "console" if is_terminal else "json"
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -34,15 +39,16 @@ def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", st
     if log_format == "json":
         processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sink.isatty()))
+        processors.append(structlog.dev.ConsoleRenderer(colors=is_terminal))
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sink),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
         cache_logger_on_first_use=False,
     )
     # Libraries log through the standard library; their warnings belong in the same place, their chatter nowhere.
     logging.basicConfig(level=logging.WARNING, stream=sink, format="%(levelname)s %(name)s: %(message)s", force=True)
+    return sink
 
 
 class LogHook:
@@ -127,7 +133,7 @@ _LEASE_PHRASES: dict[LeaseNews, tuple[int, str]] = {
 _OPERATION_PHRASES: dict[OperationNews, tuple[int, str]] = {
     OperationNews.REGISTERED: (logging.INFO, "operation registered"),
     OperationNews.POLLED: (logging.DEBUG, "operation polled"),
-    OperationNews.POLL_FAILED: (logging.WARNING, "operation not polled"),
+    OperationNews.POLL_FAILED: (logging.WARNING, "operation request failed"),
     OperationNews.UNKNOWN_STATUS: (logging.WARNING, "operation status unknown"),
     OperationNews.STATE_CHANGED: (logging.INFO, "operation state changed"),
     OperationNews.FORGOTTEN: (logging.DEBUG, "operation forgotten"),

@@ -20,6 +20,7 @@ from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationStat
 
 if TYPE_CHECKING:
     from renewer.core.scheduler import Scheduler
+    from renewer.observe.logsink import LogSink
 
 _MARGIN_BUCKETS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 150.0, 300.0)
 _LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -36,7 +37,10 @@ class Metrics:
     def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
         self.registry = registry
         self.renewals = prometheus_client.Counter(
-            "renewer_renewals", "Renewals by outcome: success, or why one failed.", ["outcome"], registry=registry
+            "renewer_renewals",
+            "Renewals by outcome: success, why one failed, or overdue (no answer yet when the next one was sent).",
+            ["outcome"],
+            registry=registry,
         )
         self.renewal_duration = prometheus_client.Histogram(
             "renewer_renewal_duration_seconds",
@@ -70,7 +74,10 @@ class Metrics:
             "renewer_leases_at_risk", "Leases whose local deadline passed without an answer.", registry=registry
         )
         self.polls = prometheus_client.Counter(
-            "renewer_polls", "Polls of operations by outcome.", ["outcome"], registry=registry
+            "renewer_polls",
+            "Requests for operations by outcome: running, or why one failed.",
+            ["outcome"],
+            registry=registry,
         )
         self.operations_ended = prometheus_client.Counter(
             "renewer_operations_ended", "Operations ended, by final state.", ["state"], registry=registry
@@ -104,6 +111,13 @@ class Metrics:
     def watch(self, scheduler: Scheduler, gauges: Gauges) -> None:
         """Count the scheduler's leases and operations, and read the targets' gauges, at each scrape."""
         self.registry.register(_StateCollector(scheduler, gauges))
+
+    def watch_log(self, sink: LogSink) -> None:
+        """Show how many lines of the log could not be written."""
+        lost = prometheus_client.Gauge(
+            "renewer_log_lines_lost", "Lines of the log that could not be written.", registry=self.registry
+        )
+        lost.set_function(lambda: sink.lost)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

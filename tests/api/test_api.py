@@ -221,3 +221,21 @@ async def test_without_the_key_nothing_is_answered(clock, header):
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert "secret" not in answer.text.replace("Bearer KEY", "")
         assert (await client.get("/v1/leases", headers={"Authorization": "Bearer secret"})).status_code == 200
+
+
+async def test_an_account_may_be_called_by_its_name_alone(clock):
+    async with api(clock, [Succeeded("Succeeded")]) as client:
+        created = await client.post("/v1/operations", json={"account": "main", "submit": {"url": "/x"}})
+        assert (created.status_code, created.json()["account"]) == (201, "fabric.main")
+
+
+async def test_a_new_operation_can_be_waited_for_at_once(clock):
+    script = [StillRunning(retry_after_s=20), Succeeded("Succeeded")]
+    async with api(clock, script) as client:
+        created = await client.post("/v1/operations?wait=60s", json={"submit": {"url": "/x"}})
+        assert created.json()["state"] == "succeeded"
+
+
+async def test_the_word_bearer_may_be_written_in_any_case(clock):
+    async with api(clock, key="secret") as client:
+        assert (await client.get("/v1/leases", headers={"Authorization": "bearer secret"})).status_code == 200

@@ -9,7 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -106,12 +107,21 @@ def sessions_held(http: str) -> int:
     return int(state["servicebus"]["counters"]["sessions_held"])
 
 
+def wait_for(probe: Callable[[], bool]) -> None:
+    """Poll another process, which has no event to wait on."""
+    end = time.monotonic() + LIMIT_S
+    while not probe():
+        assert time.monotonic() < end, "it did not come to pass in time"
+        time.sleep(0.05)
+
+
 def test_help_and_version_answer() -> None:
     for arguments in (["--help"], ["run", "--help"], ["demo", "--help"], ["emulator", "--help"], ["config", "--help"]):
         answer = renewer(*arguments)
         assert answer.returncode == 0
         assert "Usage" in answer.stdout
-    assert re.fullmatch(r"renewer \d+\.\d+\.\d+\n", renewer("version").stdout)
+    for asked in ("version", "--version"):
+        assert re.fullmatch(r"renewer \d+\.\d+\.\d+\n", renewer(asked).stdout)
 
 
 def test_config_check_lists_every_mistake_at_once_and_ends_with_78(tmp_path: Path) -> None:
@@ -210,3 +220,37 @@ def test_the_demo_ends_as_scripted() -> None:
         "sessions_held", "renewals", "lost", "min_margin_s", "operations_succeeded", "operations_failed",
         "max_lateness_s",
     }  # fmt: skip
+
+
+def test_a_daemon_whose_log_nobody_reads_any_longer_goes_on_and_stops_in_good_order(tmp_path: Path) -> None:
+    with emulator(tmp_path) as (amqp, http):
+        config = write_config(tmp_path, amqp, http)
+        reads, writes = os.pipe()
+        command = [*COMMAND, "run", "--config", str(config), "--set", "daemon.log_format=json"]
+        with subprocess.Popen(command, stderr=writes, cwd=tmp_path) as daemon:
+            try:
+                os.close(writes)
+                with os.fdopen(reads) as log:
+                    assert any(json.loads(line)["event"] == "lease acquired" for line in log)
+                with client(tmp_path) as api:
+                    created = api.post("/v1/leases?wait=30s", json={"entity": "orders", "session_id": "customer-43"})
+                    assert (created.status_code, created.json()["state"]) == (201, "held")
+                daemon.send_signal(signal.SIGTERM)
+                assert daemon.wait(LIMIT_S) == 0
+            finally:
+                daemon.kill()
+        assert sessions_held(http) == 0
+
+
+@pytest.mark.parametrize("sink", ["2>&-", "2>/dev/full"])
+def test_a_daemon_without_a_log_to_write_to_runs_all_the_same(tmp_path: Path, sink: str) -> None:
+    with emulator(tmp_path) as (amqp, http):
+        config = write_config(tmp_path, amqp, http)
+        command = f"exec {sys.executable} -m renewer run --config {config} {sink}"
+        with subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path) as daemon:
+            try:
+                wait_for(lambda: sessions_held(http) == 1)
+                daemon.send_signal(signal.SIGTERM)
+                assert daemon.wait(LIMIT_S) == 0
+            finally:
+                daemon.kill()

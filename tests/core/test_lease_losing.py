@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from renewer.core.effects import TellLease
-from renewer.core.events import LinkLost
+from renewer.core.events import LeaseGranted, LeaseRegistered, LinkLost
+from renewer.core.model import Grant, LeaseId, LeaseSpec
+from renewer.core.scheduler import Scheduler
 from renewer.core.states import LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy
 from tests.core.playbook import LeaseStory, busy, held, refused
@@ -229,3 +231,17 @@ def test_a_session_that_is_taken_away_again_and_again_is_accepted_less_and_less_
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
     story.link_lost(now + 5.0, epoch=6)
     assert story.lease.next_attempt_at == pytest.approx(now + 5.1)
+
+
+def test_a_lease_on_any_session_forgets_which_one_it_had_when_that_is_lost() -> None:
+    scheduler = Scheduler()
+    spec = LeaseSpec(LeaseId("any"), "servicebus.main", "orders")
+    scheduler.handle(LeaseRegistered(spec), 0.0, 0.0)
+    scheduler.advance(0.0, lambda: 0.0)
+    scheduler.handle(LeaseGranted(spec.id, 1, 1, Grant(0.0, 5.0, session_id="fresh-1")), 0.0, 0.0)
+    lease = scheduler.lease(spec.id)
+    assert lease is not None
+    assert lease.session_id == "fresh-1"
+    told = scheduler.handle(LinkLost(spec.id, 1, LossReason.DETACHED, "why"), 1.0, 0.0)
+    assert [effect.session_id for effect in told if isinstance(effect, TellLease)] == ["fresh-1"]
+    assert lease.session_id is None

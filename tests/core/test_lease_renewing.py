@@ -59,22 +59,22 @@ def test_when_no_attempt_is_answered_at_least_four_are_made_and_risk_is_told_at_
     story = held()
     assert story.run(4.999) == [
         (2.5, "renew epoch 1 as #2, due 2.5, until 10"),
-        (3.125, "tell renew_failed epoch 1: timeout"),
+        (3.125, "tell renew_failed epoch 1: overdue"),
         (3.125, "renew epoch 1 as #3, due 3.125, until 10"),
-        (3.59375, "tell renew_failed epoch 1: timeout"),
+        (3.59375, "tell renew_failed epoch 1: overdue"),
         (3.59375, "renew epoch 1 as #4, due 3.59375, until 10"),
-        (3.9453125, "tell renew_failed epoch 1: timeout"),
+        (3.9453125, "tell renew_failed epoch 1: overdue"),
         (3.9453125, "renew epoch 1 as #5, due 3.94531, until 10"),
-        (4.208984375, "tell renew_failed epoch 1: timeout"),
+        (4.208984375, "tell renew_failed epoch 1: overdue"),
         (4.208984375, "cancel #3"),
         (4.208984375, "renew epoch 1 as #6, due 4.20898, until 10"),
-        (4.458984375, "tell renew_failed epoch 1: timeout"),
+        (4.458984375, "tell renew_failed epoch 1: overdue"),
         (4.458984375, "cancel #4"),
         (4.458984375, "renew epoch 1 as #7, due 4.45898, until 10"),
-        (4.708984375, "tell renew_failed epoch 1: timeout"),
+        (4.708984375, "tell renew_failed epoch 1: overdue"),
         (4.708984375, "cancel #5"),
         (4.708984375, "renew epoch 1 as #8, due 4.70898, until 10"),
-        (4.958984375, "tell renew_failed epoch 1: timeout"),
+        (4.958984375, "tell renew_failed epoch 1: overdue"),
         (4.958984375, "cancel #6"),
         (4.958984375, "renew epoch 1 as #9, due 4.95898, until 10"),
     ]
@@ -106,7 +106,7 @@ def test_one_attempt_is_overdue_exactly_at_its_deadline() -> None:
     story.advance(2.5)
     assert story.advance(3.1249) == []
     assert story.advance(3.125) == [
-        "tell renew_failed epoch 1: timeout",
+        "tell renew_failed epoch 1: overdue",
         "renew epoch 1 as #3, due 3.125, until 10",
     ]
     assert story.lease.last_error == "no answer in time"
@@ -231,10 +231,10 @@ def test_a_lease_at_risk_is_asked_for_with_a_quarter_of_the_lock_for_each_attemp
     story = held()
     story.run(5.0)
     assert story.run(6.5) == [
-        (5.208984375, "tell renew_failed epoch 1: timeout"),
+        (5.208984375, "tell renew_failed epoch 1: overdue"),
         (5.208984375, "cancel #7"),
         (5.208984375, "renew epoch 1 as #10, due 5.20898, until 10"),
-        (6.458984375, "tell renew_failed epoch 1: timeout"),
+        (6.458984375, "tell renew_failed epoch 1: overdue"),
         (6.458984375, "cancel #8"),
         (6.458984375, "renew epoch 1 as #11, due 6.45898, until 10"),
     ]
@@ -314,7 +314,7 @@ def test_a_daemon_that_was_stalled_with_an_attempt_under_way_asks_once_more_too(
     story.advance(2.5)
     assert story.advance(100.0) == [
         "tell at_risk epoch 1",
-        "tell renew_failed epoch 1: timeout",
+        "tell renew_failed epoch 1: overdue",
         "renew epoch 1 as #3, due 100, until 105",
     ]
 

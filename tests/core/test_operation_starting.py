@@ -79,7 +79,7 @@ def test_a_first_request_can_be_answered_with_every_other_end(outcome: str) -> N
     assert story.operation.ended_at == 1.0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_TAKEN_UP])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {*NOT_TAKEN_UP, "unauthorized"}])
 def test_a_first_request_that_may_have_been_taken_up_is_not_sent_twice(kind: TransientKind) -> None:
     story = OperationStory()
     story.register(0.0)
@@ -94,6 +94,15 @@ def test_a_first_request_that_may_have_been_taken_up_is_not_sent_twice(kind: Tra
         "Look there before you send it again.",
     }
     assert story.scheduler.next_due() == 86_401.0
+
+
+def test_a_first_request_that_was_not_let_in_is_rejected_without_a_doubt_about_it() -> None:
+    story = OperationStory()
+    story.register(0.0)
+    story.advance(0.0)
+    story.fail(1.0, 1, "unauthorized", detail="the token was refused")
+    assert story.operation.state is OperationState.REJECTED
+    assert story.operation.error == {"errorCode": "Unauthorized", "message": "the token was refused"}
 
 
 @pytest.mark.parametrize("kind", sorted(NOT_TAKEN_UP))

@@ -15,15 +15,25 @@ from renewer.observe import LogHook, configure_logging
 SPEC = LeaseSpec(LeaseId("lease-1"), "servicebus.main", "orders")
 
 
+class Log:
+    """A log that is read once it is complete."""
+
+    def __init__(self) -> None:
+        self._text = io.StringIO()
+        self._sink = configure_logging(level="info", log_format="json", stream=self._text)
+
+    def text(self) -> str:
+        self._sink.close(timeout_s=60.0)
+        return self._text.getvalue()
+
+
 @pytest.fixture
-def log():
-    sink = io.StringIO()
-    configure_logging(level="info", log_format="json", stream=sink)
-    return sink
+def log() -> Log:
+    return Log()
 
 
-def lines(sink: io.StringIO) -> list[dict[str, object]]:
-    return [json.loads(line) for line in sink.getvalue().splitlines()]
+def lines(log: Log) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.text().splitlines()]
 
 
 def test_a_loss_is_an_error_with_its_reason_and_the_session_that_was_accepted(log):
@@ -49,8 +59,9 @@ def test_renewals_and_polls_that_go_well_are_not_worth_a_line(log):
 def test_a_failure_that_goes_on_is_said_less_and_less_often(log, news, said):
     for failures in range(1, 33):
         LogHook().lease(TellLease(news, SPEC, 1, 0.0, failure="busy", detail="server busy", failures=failures))
-    assert [line["failures"] for line in lines(log)] == said
-    assert all(line["level"] == "warning" for line in lines(log))
+    told = lines(log)
+    assert [line["failures"] for line in told] == said
+    assert all(line["level"] == "warning" for line in told)
 
 
 def test_an_operation_that_ends_badly_is_a_warning_and_one_that_ends_well_is_not(log):
@@ -58,10 +69,11 @@ def test_an_operation_that_ends_badly_is_a_warning_and_one_that_ends_well_is_not
     for state in (OperationState.SUCCEEDED, OperationState.FAILED):
         LogHook().operation(TellOperation(OperationNews.STATE_CHANGED, spec, state, 0.0))
     assert [line["level"] for line in lines(log)] == ["info", "warning"]
-    assert "s3cret" not in log.getvalue()
+    assert "s3cret" not in log.text()
 
 
 def test_the_console_form_is_for_people(capsys):
-    configure_logging(level="info", log_format="console")
+    sink = configure_logging(level="info", log_format="console")
     LogHook().lease(TellLease(LeaseNews.ACQUIRED, SPEC, 1, 0.0))
+    sink.close(timeout_s=60.0)
     assert "lease acquired" in capsys.readouterr().err

@@ -210,7 +210,7 @@ async def test_a_wrong_token_is_refused_and_says_what_to_look_at(fabric, clock):
     prepared = target.prepare("submit", {"method": "POST", "url": NOTEBOOKS, "body": {"displayName": "n"}})
     operation = await run_to_end(target, spec_of(prepared.request), None, clock)
     assert operation.state is OperationState.REJECTED
-    assert "check what this identity may do" in operation.error["message"]
+    assert "what this identity may do" in operation.error["message"]
     assert "wrong" not in operation.error["message"]
 
 

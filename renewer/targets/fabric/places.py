@@ -50,8 +50,8 @@ def locate(options: FabricOptions, url: str, *, field: str = "url") -> Place:
         raise UsageError(f"{field}: {redact(url)!r} {error}") from error
     if not options.allows(origin):
         raise UsageError(
-            f"{field}: {origin} is not the host of fabric.{options.name} ({options.origin}); give a path, "
-            "or list the host in allow_hosts if it may see this account's token"
+            f"{field}: {origin} is not the host of fabric.{options.name} ({options.origin}), and no other may see its "
+            "token; give a path"
         )
     return Place(origin, path + query)
 

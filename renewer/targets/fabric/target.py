@@ -142,15 +142,19 @@ class FabricTarget:
         self, method: str, place: Place, headers: Mapping[str, str], content: bytes | None, max_body: int
     ) -> Answer:
         """Send one request; after a 401 once more, with a fresh token."""
+        used = None
         for fresh in (False, True):
             token = await self._tokens.token(fresh=fresh)
+            if token == used:
+                break
+            used = token
             request = httpx.Request(method, place.url, headers=_headers(headers, token, content), content=content)
             answer = await exchange(self._client, request, max_body=max_body)
             if answer.status != 401:
                 return answer
         refused = transient(answer, f"{method} {place}", self._clock)
         raise TransientError(
-            f"{refused}; a fresh token was refused as well: check what this identity may do, and the token's audience",
+            f"{refused}: the token was refused; check it, its audience, and what this identity may do",
             kind="unauthorized",
             retry_after_s=refused.retry_after_s,
             condition=refused.condition,
