@@ -40,13 +40,13 @@ _STORIES = (
     Story("notebook, created at once", f"{_WORKSPACE}/notebooks", "immediate"),
     Story("notebook, created later", f"{_WORKSPACE}/notebooks", "polled"),
     Story(
-        "definition update, no result",
+        "definition, no result",
         f"{_ITEM}/updateDefinition",
         "no-result",
         result="none",
         body={"definition": {"parts": [{"path": "notebook-content.py", "payload": "", "payloadType": "InlineBase64"}]}},
     ),
-    Story("lakehouse, throttled by 429", f"{_WORKSPACE}/lakehouses", "throttled"),
+    Story("lakehouse, throttled", f"{_WORKSPACE}/lakehouses", "throttled"),
     Story("report that fails", f"{_WORKSPACE}/reports", "failed", ends="failed", result=None),
 )
 

@@ -57,9 +57,11 @@ def _leases(views: Views) -> Table:
 
 def _operations(views: Views) -> Table:
     table = _table("Long-running operations", "operation", "state", "next poll")
-    table.columns[0].min_width, table.columns[1].min_width, table.columns[2].min_width = 28, 9, 9
-    table.add_column("elapsed s", justify="right", min_width=9)
-    table.add_column("result", no_wrap=True, overflow="ellipsis")
+    table.add_column("elapsed s", justify="right", no_wrap=True)
+    # In 80 columns it is the last one that gives way, by taking more lines.
+    for column, width in zip(table.columns, (25, 9, 9, 9), strict=True):
+        column.min_width = width
+    table.add_column("result", overflow="fold")
     for story, operation in sorted(views.operations.items(), key=lambda item: item[1]["submitted_at"]):
         next_poll = operation["next_poll_at"]
         table.add_row(
