@@ -219,3 +219,14 @@ def test_preparing_an_adoption_reads_the_first_answer():
     assert isinstance(rig.target.prepare("adopt", document).first, StillRunning)
     assert isinstance(rig.target.prepare("adopt", {**document, "status": 429}).first, Ended)
     assert rig.requests == []
+
+
+@pytest.mark.parametrize("body", [{"id": 1}, [1], 5, True])
+def test_a_body_handed_over_as_json_is_json_though_no_header_says_so(body):
+    assert answer_of(adopt(status=200, body=body)).header("content-type") == "application/json"
+
+
+def test_text_handed_over_stays_what_its_header_says():
+    assert answer_of(adopt(status=200, body="x")).header("content-type") is None
+    plain = adopt(status=200, body={"a": 1}, headers={"content-type": "text/plain"})
+    assert answer_of(plain).header("content-type") == "text/plain"

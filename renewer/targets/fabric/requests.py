@@ -117,8 +117,11 @@ def answer_of(request: Adopt) -> Answer:
     headers = httpx.Headers(
         [(name.encode("ascii"), text.encode("utf-8", "replace")) for name, text in request.headers.items()]
     )
-    answer = Answer(request.status, headers, b"")
     body = request.body
+    if body is not None and not isinstance(body, str) and "content-type" not in headers:
+        # Whoever hands the body over as JSON has read it as JSON.
+        headers["Content-Type"] = "application/json"
+    answer = Answer(request.status, headers, b"")
     if isinstance(body, str) and (not is_json(answer.header("content-type")) or _is_json_text(body)):
         content = body.encode("utf-8", "replace")
     else:
