@@ -76,14 +76,6 @@ def parse_size(value: object) -> int:
     return int(number * scale)
 
 
-def format_size(size: int) -> str:
-    """Write a size as `parse_size` reads it, in the largest binary unit that holds it in whole numbers."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]}{unit}"
-    return f"{size}B"
-
-
 def duration_between(low: str, high: str) -> BeforeValidator:
     """Accept a duration from `low` to `high`, both included."""
     least, most = parse_duration(low), parse_duration(high)

@@ -278,7 +278,6 @@ class Lease:
         if again:
             # Whoever asked for any session may get another one now.
             self.session_id = None
-        if again:
             # At once as a rule; but a session that is taken away as soon as it is ours is not fought over.
             was_brief = self.acquired_at is not None and now - self.acquired_at < self.duration_s
             self._brief_epochs = self._brief_epochs + 1 if was_brief else 1

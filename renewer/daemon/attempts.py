@@ -61,7 +61,7 @@ class AttemptObserver(Protocol):
 class LaneLimits:
     """How many attempts of each kind may be under way at once on each target; requests for operations, on each account.
 
-    An attempt for a lease that has waited for its answer for a second no longer counts.
+    An attempt for a lease counts only for as long as the core waits for it, and for a second at most.
     """
 
     renew: int = 1024
@@ -72,7 +72,7 @@ class LaneLimits:
 
 
 class _Lane:
-    """Work of one kind on one target: a queue by end time, and workers that exist only while there is work."""
+    """Work of one kind on one target: a queue by end time, and a bounded number of places, each held for a while."""
 
     def __init__(self, limit: int, hold_s: float = math.inf) -> None:
         self.queue: list[tuple[float, int, Attempt | StartRelease]] = []
@@ -87,7 +87,7 @@ class _Lane:
         return self._ends[0][0] if self.queue and self._ends else None
 
     def take(self, effect: Attempt | StartRelease, number: int, now: float) -> object | None:
-        """A place for `effect`, to be given back; None if all are taken."""
+        """A place for `effect`, to be given back; None if all are taken. `number` breaks ties."""
         while self._ends and (self._ends[0][0] <= now or self._ends[0][2] not in self._taken):
             self._taken.discard(heapq.heappop(self._ends)[2])
         if len(self._taken) >= self._limit:

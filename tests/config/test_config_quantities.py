@@ -14,7 +14,6 @@ from renewer.config.quantities import (
     count_between,
     duration_between,
     format_duration,
-    format_size,
     number_between,
     parse_duration,
     parse_size,
@@ -110,12 +109,6 @@ def test_a_size_is_text_with_a_unit_or_a_number_of_bytes(written: object, size: 
 def test_what_is_no_size_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match='must be a size such as "512KiB"'):
         parse_size(written)
-
-
-@settings(deadline=None)
-@given(st.integers(min_value=0, max_value=2**40))
-def test_a_size_is_written_as_it_is_read(size: int) -> None:
-    assert parse_size(format_size(size)) == size
 
 
 @pytest.mark.parametrize(

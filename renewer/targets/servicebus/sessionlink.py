@@ -9,7 +9,7 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
-from renewer.amqp import Described, LinkState, Released, Source, Symbol, Target, Uint
+from renewer.amqp import Described, Released, Source, Symbol, Target, Uint
 from renewer.errors import AmqpProtocolError, LeaseLostError, RemoteError, TransientError
 from renewer.targets.servicebus.lockclock import from_ticks
 from renewer.targets.servicebus.verdicts import attach_refused, describe
@@ -166,8 +166,3 @@ class SessionLink:
         if self._wanted is not None and self.locked_until is not None:
             return self._wanted
         raise LeaseLostError("the broker attached the link without a session", reason="refused")
-
-    @property
-    def is_detached(self) -> bool:
-        """Whether nothing is left of the link."""
-        return self._link is None or self._link.state is LinkState.DETACHED
