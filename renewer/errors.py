@@ -1,6 +1,7 @@
 """One tree of exceptions for the whole project.
 
-Three families: *ours to fix* (`ConfigError`, `UsageError`), *theirs* (`RemoteError` and below: what a broker or a
+Families: *the caller's to fix* (`ConfigError`, `UsageError`, `ConflictError`, `AdmissionError`), *the machine's*
+(`RegistryError`), *theirs* (`RemoteError` and below: what a broker or a
 service answered or failed to answer), and *the wire* (`AmqpProtocolError`: a peer sent something that AMQP 1.0 does
 not allow). Adapters translate their library's errors into these at the edge and keep the cause with ``from``.
 """
@@ -45,6 +46,30 @@ class ConfigError(RenewerError):
 
 class UsageError(RenewerError):
     """The caller asked for something that cannot be done as asked; the message says what would work."""
+
+
+class ConflictError(RenewerError):
+    """What was asked for does not fit the state that things are in; the message says which, and what would fit."""
+
+
+class AdmissionError(RenewerError):
+    """No more can be taken on now; try again after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RegistryError(RenewerError):
+    """What must survive the daemon cannot be stored or read; the message says where, why, and what to do."""
+
+
+class UnstorableError(RegistryError):
+    """One thing cannot be stored as it is, however often it is tried; all the others can. `key` is its id."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class AmqpProtocolError(RenewerError):

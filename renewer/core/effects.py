@@ -90,6 +90,8 @@ class LeaseNews(StrEnum):
     """What can be told of a lease."""
 
     REGISTERED = "registered"
+    RESTORED = "restored"
+    REVISED = "revised"
     ACQUIRED = "acquired"
     REACQUIRED = "reacquired"
     ACQUIRE_FAILED = "acquire_failed"
@@ -99,6 +101,7 @@ class LeaseNews(StrEnum):
     RECOVERED = "recovered"
     LOST = "lost"
     RELEASED = "released"
+    PARKED = "parked"
     FORGOTTEN = "forgotten"
 
 
@@ -126,6 +129,7 @@ class OperationNews(StrEnum):
     """What can be told of an operation."""
 
     REGISTERED = "registered"
+    RESTORED = "restored"
     POLLED = "polled"
     POLL_FAILED = "poll_failed"
     UNKNOWN_STATUS = "unknown_status"

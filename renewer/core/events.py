@@ -15,6 +15,7 @@ from renewer.core.model import (
     Result,
     Transient,
 )
+from renewer.core.past import LeasePast, OperationPast
 from renewer.core.states import LossReason
 
 
@@ -23,6 +24,14 @@ class LeaseRegistered:
     """Someone wants this lease kept. If a lease or an operation of this id is known, nothing changes."""
 
     spec: LeaseSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRestored:
+    """A lease that was registered before the daemon was started. If its id is known, nothing changes."""
+
+    spec: LeaseSpec
+    past: LeasePast
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,67 @@ class LeaseReleaseRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseParkRequested:
+    """The daemon stops: give the lease back, and leave it to be acquired by whoever starts next."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevised:
+    """The lease is to be kept on other terms from now on; what it is on stays the same."""
+
+    spec: LeaseSpec
+
+    @property
+    def lease_id(self) -> LeaseId:
+        """Which lease."""
+        return self.spec.id
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewRequested:
+    """Someone wants the lease renewed now, whenever it is due."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerSeen:
+    """The owner gave a sign of life. While it `stays`, it needs to give no other: its connection stands.
+
+    One that `is_new` has yet to open its connection.
+    """
+
+    lease_id: LeaseId
+    stays: bool = False
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerGone:
+    """The owner is known to have ended."""
+
+    lease_id: LeaseId
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequested:
+    """Nobody wants to know of this lease or operation any longer; a lease that lives is released."""
+
+    key: LeaseId | OperationId
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRestored:
+    """An operation that was registered before the daemon was started. If its id is known, nothing changes."""
+
+    spec: OperationSpec
+    past: OperationPast
+
+
+@dataclass(frozen=True, slots=True)
 class OperationRegistered:
     """Someone wants this operation followed. If a lease or an operation of this id is known, nothing changes.
 
@@ -100,6 +170,18 @@ class OperationAttemptFailed:
     failure: Transient
 
 
-LeaseEvent = LeaseRegistered | LeaseGranted | LeaseAttemptFailed | LinkLost | LeaseReleaseRequested
-OperationEvent = OperationRegistered | OperationAnswered | ResultFetched | OperationAttemptFailed
-Event = LeaseEvent | OperationEvent
+LeaseEvent = (
+    LeaseRegistered
+    | LeaseRestored
+    | LeaseGranted
+    | LeaseAttemptFailed
+    | LinkLost
+    | LeaseRevised
+    | LeaseRenewRequested
+    | LeaseReleaseRequested
+    | LeaseParkRequested
+    | OwnerSeen
+    | OwnerGone
+)
+OperationEvent = OperationRegistered | OperationRestored | OperationAnswered | ResultFetched | OperationAttemptFailed
+Event = LeaseEvent | OperationEvent | ForgetRequested

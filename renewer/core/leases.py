@@ -23,7 +23,16 @@ from renewer.core.effects import (
     TellLease,
 )
 from renewer.core.model import Grant, LeaseSpec, Terminal, Transient
-from renewer.core.states import LEASE_TRANSITIONS, LeaseSignal, LeaseState, LossReason, is_over
+from renewer.core.past import LeasePast, Loss
+from renewer.core.states import (
+    LEASE_TRANSITIONS,
+    LeaseKind,
+    LeaseSignal,
+    LeaseState,
+    LossReason,
+    OwnerKind,
+    is_over,
+)
 from renewer.core.timing import full_jitter_s, renewal_attempt_s, renewal_due_at, renewal_retry_s
 
 if TYPE_CHECKING:
@@ -35,18 +44,17 @@ _EMPTY_RETRY_S = 1.0
 _LONGEST_PAUSE_S = 300.0
 """How long a broker can make us wait before we ask for a lock again, whatever number it sends."""
 
+_RETURN_S = 30.0
+"""How long an owner has, at least, to connect first, and to come back to a daemon that was started anew."""
+
+_LATE_S = 1.0
+"""A deadline of the owner that is looked at so late passed while the daemon was stopped, or its machine asleep."""
+
+_UNREAD_S = 2.0
+"""How long an owner then has, at least: its sign of life may have come meanwhile, and is still to be read."""
+
 _ACQUIRE_GRACE_S = 1.0
 """How long the shell may take to report an acquisition that it cancelled at its deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """The last time a lease was lost."""
-
-    epoch: int
-    reason: LossReason
-    detail: str
-    at: float
 
 
 @dataclass(slots=True)
@@ -58,6 +66,7 @@ class Lease:
 
     spec: LeaseSpec
     registered_at: float
+    number: int = 0
     state: LeaseState = LeaseState.ACQUIRING
     epoch: int = 0
     session_id: str | None = None
@@ -73,6 +82,8 @@ class Lease:
     last_error: str | None = None
     next_attempt_at: float | None = None
     failures: int = 0
+    owner_until: float | None = None
+    is_parked: bool = False
     _attempt: int = 0
     _attempt_until: float | None = None
     _outstanding: deque[int] = field(default_factory=deque)
@@ -95,13 +106,76 @@ class Lease:
     def register(self, now: float) -> list[Effect]:
         """Begin: the first acquisition is due at once."""
         self.next_attempt_at = now
+        is_yet_to_connect = self.spec.owner.kind is OwnerKind.CONNECTION
+        self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S if is_yet_to_connect else 0.0)
         return [self._tell(LeaseNews.REGISTERED, now)]
+
+    def restore(self, past: LeasePast, now: float, fraction: float) -> list[Effect]:
+        """Go on from what is known of an earlier run.
+
+        A message lock belongs to its token and goes on: the broker is asked at once whether it still stands. The link
+        of a session is gone with the process that had it: told as lost, and acquired again where the policy says so.
+        """
+        self.epoch = past.epoch
+        self.losses = past.losses
+        self.last_loss = past.last_loss
+        self.last_error = past.last_error
+        effects: list[Effect] = [self._tell(LeaseNews.RESTORED, now)]
+        if is_over(past.state):
+            self.state = past.state
+            self.session_id = past.session_id
+            self._forget_at = now + self.spec.policy.retention_s if past.forget_at is None else past.forget_at
+            return effects
+        self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S)
+        self.next_attempt_at = now
+        if past.epoch == 0:
+            return effects
+        self.duration_s = past.duration_s
+        was_held = past.state is not LeaseState.ACQUIRING
+        if self.spec.kind is LeaseKind.MESSAGE and was_held:
+            # Valid for what is known to be left of it, and then at risk until the broker has spoken.
+            self.acquired_at = past.registered_at
+            self.expires_at = now if past.expires_at is None else past.expires_at
+            self.state = LeaseState.HELD
+            return effects
+        if was_held or not self.spec.policy.reacquire:
+            self.session_id = past.session_id
+            self.acquired_at = past.registered_at
+            self.state = past.state
+            detail = "the daemon was started anew"
+            effects += self._lose(LossReason.CONNECTION_LOST, detail, now, fraction, release=False)
+        return effects
+
+    def revise(self, spec: LeaseSpec, now: float) -> list[Effect]:
+        """Keep it on other terms from now on: what is under way and what is due stay as they are."""
+        if is_over(self.state):
+            return []
+        self.spec = spec
+        return [self._tell(LeaseNews.REVISED, now)]
+
+    def seen(self, now: float, *, stays: bool, is_new: bool) -> list[Effect]:
+        """The owner gave a sign of life."""
+        if not is_over(self.state):
+            self.owner_until = None if stays else self._next_sign_by(now, at_least_s=_RETURN_S if is_new else 0.0)
+        return []
+
+    def owner_gone(self, detail: str, now: float) -> list[Effect]:
+        """The owner is known to have ended."""
+        return [] if is_over(self.state) else self._lose(LossReason.OWNER_GONE, detail, now, 0.0)
+
+    def renew_now(self, now: float) -> list[Effect]:
+        """Renew without waiting for the due time; a renewal that is under way will do."""
+        if self.state in (LeaseState.HELD, LeaseState.AT_RISK) and self._attempt_until is None:
+            self.next_attempt_at = now
+        return []
 
     def wake_at(self) -> float | None:
         """When `advance` next has something to do."""
         if is_over(self.state):
             return self._forget_at
-        timers = [self.next_attempt_at, self._attempt_until, self._give_up_at()]
+        if self.is_parked:
+            return None
+        timers = [self.next_attempt_at, self._attempt_until, self._give_up_at(), self.owner_until]
         if self.state is LeaseState.HELD:
             timers.append(self.expires_at)
         return min((timer for timer in timers if timer is not None), default=None)
@@ -111,6 +185,10 @@ class Lease:
         effects: list[Effect] = []
         if is_over(self.state):
             return effects
+        if self.owner_until is not None and self.owner_until + _LATE_S <= now:
+            self.owner_until = now + _UNREAD_S
+        if self.owner_until is not None and self.owner_until <= now:
+            return self._lose(LossReason.OWNER_GONE, self._owner_silence(), now, fraction)
         give_up_at = self._give_up_at()
         if give_up_at is not None and give_up_at <= now:
             return self._give_up(now)
@@ -182,6 +260,26 @@ class Lease:
         self._move(LeaseSignal.RELEASED)
         self._end(now)
         return [*effects, self._tell(LeaseNews.RELEASED, now, final=True)]
+
+    def park(self, now: float) -> list[Effect]:
+        """The daemon stops. What may be acquired again is left for whoever starts next; the rest is lost."""
+        if is_over(self.state):
+            return []
+        if self.epoch and not self.spec.policy.reacquire:
+            if self.spec.kind is LeaseKind.SESSION:
+                return self._lose(LossReason.CONNECTION_LOST, "the daemon stops", now, 0.0)
+            # Nothing holds a message lock but its token: it stands, and whoever starts in time renews it.
+            return [*self._cancel_attempts(), *self._rest(now)]
+        effects = self._cancel_attempts()
+        if self.state is not LeaseState.ACQUIRING:
+            effects.append(StartRelease(self.spec, self.epoch))
+        self._move(LeaseSignal.PARKED)
+        return [*effects, *self._rest(now)]
+
+    def _rest(self, now: float) -> list[Effect]:
+        self.owner_until = None
+        self.is_parked = True
+        return [self._tell(LeaseNews.PARKED, now)]
 
     # --- acquiring ---------------------------------------------------------------------------------------------
 
@@ -261,11 +359,13 @@ class Lease:
 
     # --- losing and ending -------------------------------------------------------------------------------------
 
-    def _lose(self, reason: LossReason, detail: str, now: float, fraction: float) -> list[Effect]:
+    def _lose(
+        self, reason: LossReason, detail: str, now: float, fraction: float, *, release: bool = True
+    ) -> list[Effect]:
         policy = self.spec.policy
         again = policy.reacquire and reason not in _FINAL_REASONS
         effects = self._cancel_attempts()
-        if self.state is not LeaseState.ACQUIRING:
+        if release and self.state is not LeaseState.ACQUIRING:
             effects.append(StartRelease(self.spec, self.epoch))
         self._move(LeaseSignal.LOST if again else LeaseSignal.LOST_FOR_GOOD)
         self.losses += 1
@@ -318,10 +418,22 @@ class Lease:
         detail = self._with_last_error("could not be renewed for a whole lock after expiry")
         return self._lose(LossReason.EXPIRED, detail, now, 0.0)
 
+    def _next_sign_by(self, now: float, *, at_least_s: float = 0.0) -> float | None:
+        owner = self.spec.owner
+        if owner.kind in (OwnerKind.CONNECTION, OwnerKind.HEARTBEAT):
+            return now + max(owner.ttl_s, at_least_s)
+        return None
+
+    def _owner_silence(self) -> str:
+        if self.spec.owner.kind is OwnerKind.HEARTBEAT:
+            return f"no heartbeat for {self.spec.owner.ttl_s:g} s"
+        return "the owner's connection is gone"
+
     def _with_last_error(self, detail: str) -> str:
         return f"{detail}: {self.last_error}" if self.last_error else detail
 
     def _end(self, now: float) -> None:
+        self.owner_until = None
         self.next_attempt_at = None
         self._attempt_until = None
         self._forget_at = now + self.spec.policy.retention_s

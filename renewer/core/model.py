@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NewType
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NewType
 
-from renewer.core.states import LeaseKind, LossReason
+from renewer.core.states import LeaseKind, LossReason, OwnerKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
 
 if TYPE_CHECKING:
@@ -18,12 +18,31 @@ OperationId = NewType("OperationId", str)
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """For whom a lease is kept, and how long it may give no sign of life.
+
+    `ttl_s` is how long a heartbeat counts, or how long the owner may be without its connection. `pid_started` is the
+    kernel's start time of process `pid`, so that another process with the same number is not taken for the owner.
+    """
+
+    kind: OwnerKind = OwnerKind.NONE
+    ttl_s: float = 0.0
+    pid: int | None = None
+    pid_started: int | None = None
+
+
+NO_OWNER = Owner()
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseSpec:
     """A lease as its owner asked for it.
 
     `target` names who keeps it (``servicebus.main``), `entity` what it is on (``orders``,
-    ``topic/Subscriptions/name``); `session_id` is None for the next available session. `lock_duration_s` is the
-    entity's lock duration where the owner knows it; None leaves it to the target.
+    ``topic/Subscriptions/name``); `session_id` is None for the next available session. `lock_token` (a secret) names
+    the message whose lock is kept. `lock_duration_s` is the entity's lock duration where the owner knows it; None
+    leaves it to the target. `context` is whatever the registrar wants kept with the lease: plain JSON values that the
+    core hands through.
     """
 
     id: LeaseId
@@ -31,9 +50,12 @@ class LeaseSpec:
     entity: str
     kind: LeaseKind = LeaseKind.SESSION
     session_id: str | None = None
+    lock_token: str | None = field(default=None, repr=False)
     lock_duration_s: float | None = None
     policy: RenewalPolicy = field(default_factory=RenewalPolicy)
     labels: Mapping[str, str] = field(default_factory=dict)
+    owner: Owner = NO_OWNER
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +109,31 @@ class OperationSpec:
     retry_safe: bool = False
     policy: PollPolicy = field(default_factory=PollPolicy)
     labels: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What an operation left behind. `body` is kept byte for byte as the service sent it.
 
-    `problem` says why there is none although the service has one, and asking again would not help.
+    `problem` says why there is none although the service has one, and asking again would not help. A result whose
+    body is kept elsewhere has `stored_size`, and no body.
     """
 
     kind: Literal["json", "bytes", "none"]
     content_type: str | None = None
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     problem: str | None = None
+    stored_size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes the body has, wherever it is kept."""
+        return len(self.body) if self.stored_size is None else self.stored_size
+
+    def without_body(self) -> Result:
+        """The same result, for those who need to know of it and not to have it."""
+        return replace(self, body=b"", stored_size=self.size)
 
 
 NO_RESULT = Result(kind="none")

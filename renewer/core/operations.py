@@ -35,6 +35,8 @@ from renewer.core.timing import poll_delay_s, poll_retry_s
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from renewer.core.past import OperationPast
+
 _ATTEMPT_GRACE_S = 1.0
 """How long the shell may take to report an attempt that it cancelled at its deadline."""
 
@@ -51,6 +53,7 @@ class Operation:
 
     spec: OperationSpec
     registered_at: float
+    number: int = 0
     state: OperationState = OperationState.ACCEPTED
     status: str | None = None
     ticket: object = None
@@ -85,6 +88,44 @@ class Operation:
             self.next_attempt_at = now
             return effects
         return [*effects, *self._read(first, now)]
+
+    def restore(self, past: OperationPast, now: float) -> list[Effect]:
+        """Go on from what is known of an earlier run.
+
+        Nothing is asked before it was due. Where a request was on its way, its answer is not known: another poll waits
+        for as long as the service last asked for, and a first request that must not be sent twice is not.
+        """
+        self.state = past.state
+        self.status = past.status
+        self.ticket = past.ticket
+        self.polls = past.polls
+        self.poll_errors = past.poll_errors
+        self.retry_after_s = past.retry_after_s
+        self.percent_complete = past.percent_complete
+        self.error = past.error
+        self.last_poll_error = past.last_poll_error
+        self.result = past.result
+        self.ended_at = past.ended_at
+        effects: list[Effect] = [self._tell(OperationNews.RESTORED, now)]
+        if is_over(self.state):
+            return effects
+        due_at = now if past.next_attempt_at is None else max(now, past.next_attempt_at)
+        if self.state is OperationState.ACCEPTED and past.was_asking and not self.spec.retry_safe:
+            failure = Transient("network", "the daemon was stopped while the first request was on its way")
+            return [*effects, *self._attempt_failed(failure, now, 0.0)]
+        if self.state is OperationState.RUNNING and past.was_asking:
+            due_at = now + poll_delay_s(self.spec.policy, self.retry_after_s)
+        self.next_attempt_at = due_at
+        return effects
+
+    def forget(self) -> list[Effect]:
+        """Nobody wants to know any longer: what is under way is stopped."""
+        return [CancelAttempt(self.spec.id, self._attempt)] if self.is_asking else []
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a request is on its way whose answer is not known yet."""
+        return self._attempt_until is not None
 
     def wake_at(self) -> float | None:
         """When `advance` next has something to do."""

@@ -13,16 +13,24 @@ from renewer.core.duequeue import DueQueue
 from renewer.core.effects import Effect, LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.events import (
     Event,
+    ForgetRequested,
     LeaseAttemptFailed,
     LeaseEvent,
     LeaseGranted,
+    LeaseParkRequested,
     LeaseRegistered,
     LeaseReleaseRequested,
+    LeaseRenewRequested,
+    LeaseRestored,
+    LeaseRevised,
     LinkLost,
     OperationAnswered,
     OperationAttemptFailed,
     OperationEvent,
     OperationRegistered,
+    OperationRestored,
+    OwnerGone,
+    OwnerSeen,
     ResultFetched,
 )
 from renewer.core.leases import Lease
@@ -38,11 +46,23 @@ class Scheduler:
         self._leases: dict[LeaseId, Lease] = {}
         self._operations: dict[OperationId, Operation] = {}
         self._queue: DueQueue[str] = DueQueue()
+        self._ended: dict[type[Lease | Operation], set[str]] = {Lease: set(), Operation: set()}
+        self._last_number = 0
 
     @property
     def queue_length(self) -> int:
         """How many things have a due time."""
         return len(self._queue)
+
+    @property
+    def living_leases(self) -> int:
+        """How many leases have not ended."""
+        return len(self._leases) - len(self._ended[Lease])
+
+    @property
+    def living_operations(self) -> int:
+        """How many operations have not ended."""
+        return len(self._operations) - len(self._ended[Operation])
 
     def next_due(self) -> float | None:
         """When `advance` next has something to do; None for never."""
@@ -66,6 +86,8 @@ class Scheduler:
 
     def handle(self, event: Event, now: float, fraction: float) -> list[Effect]:
         """Take in one event at `now`. `fraction` is a random number in [0, 1). Events for the unknown are ignored."""
+        if isinstance(event, ForgetRequested):
+            return self._handle_forget(event, now)
         if isinstance(event, LeaseEvent):
             return self._handle_lease(event, now, fraction)
         return self._handle_operation(event, now, fraction)
@@ -83,15 +105,20 @@ class Scheduler:
             else:
                 seen.append(item)
         for item in seen:
-            self._queue.schedule(item.spec.id, item.wake_at())
+            self._settle(item)
         return effects
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
-        if isinstance(event, LeaseRegistered):
+        if isinstance(event, LeaseRegistered | LeaseRestored):
             if self._is_taken(event.spec.id):
                 return []
-            lease = self._leases[event.spec.id] = Lease(event.spec, now)
-            effects = lease.register(now)
+            if isinstance(event, LeaseRegistered):
+                lease = Lease(event.spec, now, self._next_number())
+                effects = lease.register(now)
+            else:
+                lease = Lease(event.spec, event.past.registered_at, self._known_number(event.past.number))
+                effects = lease.restore(event.past, now, fraction)
+            self._leases[event.spec.id] = lease
         else:
             found = self._leases.get(event.lease_id)
             if found is None:
@@ -104,19 +131,34 @@ class Scheduler:
                     effects = lease.failed(event, now, fraction)
                 case LinkLost():
                     effects = lease.link_lost(event, now, fraction)
+                case LeaseRevised():
+                    effects = lease.revise(event.spec, now)
+                case LeaseRenewRequested():
+                    effects = lease.renew_now(now)
                 case LeaseReleaseRequested():
                     effects = lease.release(now)
+                case LeaseParkRequested():
+                    effects = lease.park(now)
+                case OwnerSeen():
+                    effects = lease.seen(now, stays=event.stays, is_new=event.is_new)
+                case OwnerGone():
+                    effects = lease.owner_gone(event.detail, now)
                 case _:
                     assert_never(event)
-        self._queue.schedule(lease.spec.id, lease.wake_at())
+        self._settle(lease)
         return effects
 
     def _handle_operation(self, event: OperationEvent, now: float, fraction: float) -> list[Effect]:
-        if isinstance(event, OperationRegistered):
+        if isinstance(event, OperationRegistered | OperationRestored):
             if self._is_taken(event.spec.id):
                 return []
-            operation = self._operations[event.spec.id] = Operation(event.spec, now)
-            effects = operation.register(event.first, now)
+            if isinstance(event, OperationRegistered):
+                operation = Operation(event.spec, now, self._next_number())
+                effects = operation.register(event.first, now)
+            else:
+                operation = Operation(event.spec, event.past.registered_at, self._known_number(event.past.number))
+                effects = operation.restore(event.past, now)
+            self._operations[event.spec.id] = operation
         else:
             found = self._operations.get(event.operation_id)
             if found is None:
@@ -131,14 +173,37 @@ class Scheduler:
                     effects = operation.failed(event.attempt, event.failure, now, fraction)
                 case _:
                     assert_never(event)
-        self._queue.schedule(operation.spec.id, operation.wake_at())
+        self._settle(operation)
         return effects
+
+    def _handle_forget(self, event: ForgetRequested, now: float) -> list[Effect]:
+        item = self._leases.get(LeaseId(event.key)) or self._operations.get(OperationId(event.key))
+        if item is None:
+            return []
+        effects = item.release(now) if isinstance(item, Lease) else item.forget()
+        self._queue.schedule(event.key, None)
+        return [*effects, self._forget(item, now)]
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _known_number(self, number: int) -> int:
+        self._last_number = max(self._last_number, number)
+        return number
 
     def _is_taken(self, key: str) -> bool:
         # By either kind: the queue, and an attempt's number, go by the id alone.
         return key in self._leases or key in self._operations
 
+    def _settle(self, item: Lease | Operation) -> None:
+        """Have it looked at again when it next has something to do."""
+        self._queue.schedule(item.spec.id, item.wake_at())
+        if is_over(item.state):
+            self._ended[type(item)].add(item.spec.id)
+
     def _forget(self, item: Lease | Operation, now: float) -> Effect:
+        self._ended[type(item)].discard(item.spec.id)
         if isinstance(item, Lease):
             del self._leases[item.spec.id]
             return TellLease(LeaseNews.FORGOTTEN, item.spec, item.epoch, now)

@@ -5,6 +5,7 @@ it is `at_risk`: the owner must stop side effects, and the broker is asked again
 again (told as *recovered*) or `lost`. Only the broker's word, a lost link, or the daemon's own decision to let go
 makes a lease lost: a local clock alone never does. A lease whose policy says so goes from a loss straight back to
 `acquiring`, with a new epoch once it is granted; otherwise `lost` is the end. `released` is the end that was asked for.
+A lease is *parked* when the daemon stops: given back to the broker, and `acquiring` again for whoever starts next.
 
 An **operation** begins `accepted` (registered, its first request perhaps not yet answered), is `running` while the
 service says so or says something that we do not know, `fetching` when the service is done and its result is being
@@ -21,6 +22,15 @@ class LeaseKind(StrEnum):
 
     SESSION = "session"
     MESSAGE = "message"
+
+
+class OwnerKind(StrEnum):
+    """How it is known that the owner of a lease lives."""
+
+    NONE = "none"
+    CONNECTION = "connection"
+    HEARTBEAT = "heartbeat"
+    PID = "pid"
 
 
 class LeaseState(StrEnum):
@@ -40,6 +50,7 @@ class LeaseSignal(StrEnum):
     OVERDUE = "overdue"
     LOST = "lost"
     LOST_FOR_GOOD = "lost_for_good"
+    PARKED = "parked"
     RELEASED = "released"
 
 
@@ -76,18 +87,21 @@ LEASE_TRANSITIONS: dict[LeaseState, dict[LeaseSignal, LeaseState]] = {
     LeaseState.ACQUIRING: {
         LeaseSignal.GRANTED: LeaseState.HELD,
         LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
+        LeaseSignal.PARKED: LeaseState.ACQUIRING,
         LeaseSignal.RELEASED: LeaseState.RELEASED,
     },
     LeaseState.HELD: {
         LeaseSignal.GRANTED: LeaseState.HELD,
         LeaseSignal.OVERDUE: LeaseState.AT_RISK,
         LeaseSignal.LOST: LeaseState.ACQUIRING,
+        LeaseSignal.PARKED: LeaseState.ACQUIRING,
         LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
         LeaseSignal.RELEASED: LeaseState.RELEASED,
     },
     LeaseState.AT_RISK: {
         LeaseSignal.GRANTED: LeaseState.HELD,
         LeaseSignal.LOST: LeaseState.ACQUIRING,
+        LeaseSignal.PARKED: LeaseState.ACQUIRING,
         LeaseSignal.LOST_FOR_GOOD: LeaseState.LOST,
         LeaseSignal.RELEASED: LeaseState.RELEASED,
     },

@@ -6,6 +6,8 @@ Every effect is checked for carrying the story's own spec, and every piece of ne
 
 from __future__ import annotations
 
+from typing import Any
+
 from renewer.core.effects import (
     CancelAttempt,
     Effect,
@@ -20,32 +22,42 @@ from renewer.core.effects import (
 )
 from renewer.core.events import (
     Event,
+    ForgetRequested,
     LeaseAttemptFailed,
     LeaseGranted,
+    LeaseParkRequested,
     LeaseRegistered,
     LeaseReleaseRequested,
+    LeaseRenewRequested,
+    LeaseRestored,
     LinkLost,
     OperationAnswered,
     OperationAttemptFailed,
     OperationRegistered,
+    OperationRestored,
+    OwnerGone,
+    OwnerSeen,
     ResultFetched,
 )
 from renewer.core.leases import Lease
 from renewer.core.model import (
+    NO_OWNER,
     Failure,
     Grant,
     LeaseId,
     LeaseSpec,
     OperationId,
     OperationSpec,
+    Owner,
     PollAnswer,
     Result,
     Terminal,
     Transient,
 )
 from renewer.core.operations import Operation
+from renewer.core.past import LeasePast, OperationPast
 from renewer.core.scheduler import Scheduler
-from renewer.core.states import LossReason
+from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.errors import TransientKind
 
@@ -88,9 +100,18 @@ class _Story:
 class LeaseStory(_Story):
     """A story about one lease. Outcomes are those of the attempt `attempt` in the epoch given."""
 
-    def __init__(self, policy: RenewalPolicy | None = None, *, fraction: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: RenewalPolicy | None = None,
+        *,
+        fraction: float = 0.0,
+        owner: Owner = NO_OWNER,
+        kind: LeaseKind = LeaseKind.SESSION,
+    ) -> None:
         policy = QUARTERS if policy is None else policy
-        self.spec = LeaseSpec(LeaseId("lease"), target="servicebus.main", entity="orders", policy=policy)
+        self.spec = LeaseSpec(
+            LeaseId("lease"), target="servicebus.main", entity="orders", kind=kind, policy=policy, owner=owner
+        )
         super().__init__(self.spec, fraction)
 
     @property
@@ -117,10 +138,37 @@ class LeaseStory(_Story):
     def release(self, now: float) -> list[str]:
         return self.handle(now, LeaseReleaseRequested(self.spec.id))
 
+    def park(self, now: float) -> list[str]:
+        return self.handle(now, LeaseParkRequested(self.spec.id))
 
-def held(policy: RenewalPolicy | None = None, *, lock_s: float = 5.0, fraction: float = 0.0) -> LeaseStory:
+    def renew_now(self, now: float) -> list[str]:
+        return self.handle(now, LeaseRenewRequested(self.spec.id))
+
+    def seen(self, now: float, *, stays: bool = False, is_new: bool = False) -> list[str]:
+        return self.handle(now, OwnerSeen(self.spec.id, stays, is_new))
+
+    def owner_gone(self, now: float) -> list[str]:
+        return self.handle(now, OwnerGone(self.spec.id, "process 7 has ended"))
+
+    def forget(self, now: float) -> list[str]:
+        return self.handle(now, ForgetRequested(self.spec.id))
+
+    def restore(self, now: float, state: LeaseState, **past: Any) -> list[str]:
+        """Registered 100 s ago, unless the past says otherwise."""
+        past = {"number": 1, "registered_at": now - 100.0, **past}
+        return self.handle(now, LeaseRestored(self.spec, LeasePast(state=state, **past)))
+
+
+def held(
+    policy: RenewalPolicy | None = None,
+    *,
+    lock_s: float = 5.0,
+    fraction: float = 0.0,
+    owner: Owner = NO_OWNER,
+    kind: LeaseKind = LeaseKind.SESSION,
+) -> LeaseStory:
     """A story that begins with a lease acquired at 0 by attempt 1, its request sent and answered in the same moment."""
-    story = LeaseStory(policy, fraction=fraction)
+    story = LeaseStory(policy, fraction=fraction, owner=owner, kind=kind)
     assert story.register(0.0) == ["tell registered epoch 0"]
     assert story.advance(0.0) == ["acquire epoch 1 as #1, due 0, until 75"]
     assert story.grant(0.0, 1, sent_at=0.0, lock_s=lock_s) == ["tell acquired epoch 1"]
@@ -145,6 +193,14 @@ class OperationStory(_Story):
 
     def register(self, now: float, first: PollAnswer | None = None) -> list[str]:
         return self.handle(now, OperationRegistered(self.spec, first))
+
+    def forget(self, now: float) -> list[str]:
+        return self.handle(now, ForgetRequested(self.spec.id))
+
+    def restore(self, now: float, state: OperationState, **past: Any) -> list[str]:
+        """Registered 100 s ago, unless the past says otherwise."""
+        past = {"number": 1, "registered_at": now - 100.0, "ticket": "T", **past}
+        return self.handle(now, OperationRestored(self.spec, OperationPast(state=state, **past)))
 
     def answer(self, now: float, attempt: int, answer: PollAnswer) -> list[str]:
         return self.handle(now, OperationAnswered(self.spec.id, attempt, answer))

@@ -27,7 +27,7 @@ from renewer.core.model import (
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.core.timing import RenewalPolicy
-from tests.core.playbook import line
+from tests.core.playbook import OperationStory, held, line
 
 
 def lease_spec(name: str, policy: RenewalPolicy | None = None) -> LeaseSpec:
@@ -221,3 +221,19 @@ def test_acquisitions_of_a_thousand_leases_start_in_one_go() -> None:
     started = scheduler.advance(0.0, lambda: 0.0)
     assert all(isinstance(effect, StartAcquire) for effect in started)
     assert len(started) == 1000
+
+
+def test_what_lives_is_counted_apart_from_what_has_ended() -> None:
+    story = held()
+    scheduler = story.scheduler
+    assert (scheduler.living_leases, scheduler.living_operations) == (1, 0)
+    story.release(1.0)
+    assert (scheduler.living_leases, len(list(scheduler.leases()))) == (0, 1)
+    operation = OperationStory()
+    operation.scheduler = scheduler
+    operation.register(2.0)
+    assert scheduler.living_operations == 1
+    operation.forget(3.0)
+    assert scheduler.living_operations == 0
+    story.run(1e6)
+    assert (scheduler.living_leases, list(scheduler.leases())) == (0, [])
