@@ -25,6 +25,7 @@ class SdkRig:
     def __init__(self, portal: BlockingPortal, broker: Broker, port: int) -> None:
         self._portal = portal
         self._broker = broker
+        self.port = port
         self.connection_string = (
             f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=local;SharedAccessKey=bG9jYWw=;"
             "UseDevelopmentEmulator=true"

@@ -8,14 +8,24 @@ from urllib.parse import parse_qs, quote_plus
 
 import pytest
 
-from renewer.amqp import AmqpError, Message, Value
+from renewer.amqp import AmqpArray, AmqpError, Message, Timestamp, Value
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
-from renewer.targets.servicebus.envelope import Template, correlation_key
+from renewer.targets.servicebus.channels import NoRoomError
+from renewer.targets.servicebus.envelope import Reply, Template, correlation_key
 from renewer.targets.servicebus.lockclock import LockClock, SteadyWall, from_milliseconds, from_ticks
+from renewer.targets.servicebus.managementops import read_expirations, renew_message_locks, set_session_state
 from renewer.targets.servicebus.options import NamespaceOptions, management_address
 from renewer.targets.servicebus.sas import shared_access_signature
-from renewer.targets.servicebus.verdicts import attach_refused, describe, loss_of, pair_refused, renewal_refused
+from renewer.targets.servicebus.verdicts import (
+    attach_refused,
+    copy_of,
+    describe,
+    loss_of,
+    pair_refused,
+    passing,
+    renewal_refused,
+)
 
 
 def options(**changes):
@@ -295,3 +305,59 @@ def test_a_request_that_holds_a_token_does_not_show_it():
     message = Message.decode(template.render(message_id))
     assert message.properties.message_id == message_id
     assert message.body == Value("SharedAccessSignature sig=abc")
+
+
+# Message locks and state --------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_is_gone_has_no_lock():
+    error = renewal_refused(404, "com.microsoft:message-not-found", None)
+    assert isinstance(error, LeaseLostError)
+    assert error.reason == LossReason.EXPIRED
+
+
+def test_no_room_stays_no_room_for_each_of_those_who_wait():
+    assert isinstance(copy_of(NoRoomError()), NoRoomError)
+
+
+def test_a_copy_of_an_error_can_say_something_else_and_mean_the_same():
+    transient = copy_of(TransientError("a", kind="busy", retry_after_s=2.0, condition="c"), text="b")
+    assert isinstance(transient, TransientError)
+    assert (str(transient), transient.kind, transient.retry_after_s, transient.condition) == ("b", "busy", 2.0, "c")
+    lost = copy_of(LeaseLostError("a", reason="expired", condition="c"), text="b")
+    assert isinstance(lost, LeaseLostError)
+    assert (str(lost), lost.reason, lost.condition) == ("b", "expired", "c")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (LossReason.UNAUTHORIZED, "unauthorized"),
+        (LossReason.ENTITY_GONE, "not_found"),
+        (LossReason.REFUSED, "server"),
+    ],
+)
+def test_a_refusal_can_be_read_as_saying_nothing_about_a_lock(reason, kind):
+    error = passing(LeaseLostError("no", reason=reason, condition="c"))
+    assert (error.kind, error.condition, str(error)) == (kind, "c", "no")
+
+
+def test_a_template_knows_the_size_of_its_requests():
+    ask = set_session_state("orders", b"x" * 1000, link_name="l", session_id="s", timeout_s=10)
+    assert ask.size == len(ask.render(uuid.uuid4()))
+
+
+@pytest.mark.parametrize(("timeout_s", "told_ms"), [(0.0, 1000), (30.5, 30_500), (300.0, 60_000)])
+def test_the_broker_is_told_how_long_it_may_take_within_reason(timeout_s, told_ms):
+    ask = renew_message_locks("orders", [uuid.uuid4()], lock_s=timeout_s)
+    fields = Message.decode(ask.render(uuid.uuid4())).application_properties
+    assert fields["com.microsoft:server-timeout"] == told_ms
+
+
+def test_several_locks_are_renewed_with_one_request_and_read_in_order():
+    tokens = [uuid.uuid4(), uuid.uuid4()]
+    message = Message.decode(renew_message_locks("orders", tokens, lock_s=30).render(uuid.uuid4()))
+    assert isinstance(message.body, Value)
+    assert [*message.body.value["lock-tokens"]] == tokens
+    reply = Reply(200, None, None, {"expirations": AmqpArray([Timestamp(2000), Timestamp(1500)])}, 0.0, 0.0)
+    assert read_expirations(reply, 2) == [2.0, 1.5]

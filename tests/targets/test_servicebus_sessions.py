@@ -402,7 +402,7 @@ async def test_a_broker_that_settles_no_request_costs_no_memory():
         await r.target.acquire(spec(), 1)
         for _ in range(50):
             await r.target.renew(spec(), 1)
-        pair = r.target._held["orders/s1"].link.carrier.management("orders")._pair
+        pair = r.target._sessions._held["orders/s1"].link.carrier.management("orders")._pair
         assert len(pair._sender.unsettled) == 0
         assert (len(pair._sent), len(pair._deliveries), len(pair._queue)) == (0, 0, 0)
 

@@ -9,7 +9,7 @@ from anyio.abc import SocketAttribute
 
 from renewer.errors import TransientError, UsageError
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
-from renewer.targets.servicebus.target import TcpConnector
+from renewer.targets.servicebus.tcp import TcpConnector
 from tests.targets.scripted_broker import TestClock, scripted_broker
 from tests.targets.servicebus_rig import failing, spec
 

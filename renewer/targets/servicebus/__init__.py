@@ -1,6 +1,7 @@
-"""Service Bus: sessions held over few AMQP connections, their locks renewed on the same ones."""
+"""Service Bus: sessions held and renewed over few AMQP connections, and message locks renewed by their tokens."""
 
+from renewer.targets.servicebus.locktokens import parse_lock_token
 from renewer.targets.servicebus.options import NamespaceOptions
 from renewer.targets.servicebus.target import ServiceBusTarget
 
-__all__ = ["NamespaceOptions", "ServiceBusTarget"]
+__all__ = ["NamespaceOptions", "ServiceBusTarget", "parse_lock_token"]

@@ -47,7 +47,7 @@ TICK_S: Final = 0.5
 """How often tokens, windows and unused entities are looked after."""
 
 ENTITY_LINGER_S: Final = 60.0
-"""How long the way to an entity is kept open after its last session here is gone."""
+"""How long the way to an entity is kept open after nobody here uses it any longer."""
 
 SUSPECT_AFTER: Final = 3
 """So many requests in a row without an answer, and no new session is put on this connection."""
@@ -128,9 +128,9 @@ class BrokerConnection:
         self._trouble: RemoteError | None = None
         self._silence = 0
         self.load = 0
-        """Sessions held or asked for here. Counted by the pool, which decides by it."""
+        """Sessions held or asked for here, and routes. Counted by the pool, which decides by it."""
         self.is_proved = False
-        """Whether a session was granted here: the broker is there in earnest."""
+        """Whether a session was granted or a lock renewed here: the broker is there in earnest."""
         self.idle_since = clock.now()
 
     # For the pool ---------------------------------------------------------------------------------------------------
@@ -197,11 +197,10 @@ class BrokerConnection:
 
         LeaseLostError or TransientError if it cannot be had; a token that is refused is replaced once.
         """
-        use = self._entity(entity)
-        use.sessions += 1
+        self.enter(entity)
         try:
             await self._tokens.ensure(entity)
-            use.management.open_soon()
+            self.management(entity).open_soon()
             try:
                 link = await self._attach(entity, session_id, server_timeout_s)
             except LeaseLostError as error:
@@ -210,7 +209,7 @@ class BrokerConnection:
                 await self._tokens.replace(entity, since=self.now())
                 link = await self._attach(entity, session_id, server_timeout_s)
         except BaseException:
-            self.session_gone(entity)
+            self.leave(entity)
             raise
         self.is_proved = True
         return link
@@ -219,11 +218,15 @@ class BrokerConnection:
         """Requests for the entity."""
         return self._entity(entity).management
 
-    def session_gone(self, entity: str) -> None:
-        """A session that `accept_session` returned is not used any longer."""
+    def enter(self, entity: str) -> None:
+        """Keep the way to the entity open until `leave`, besides what `accept_session` does for a session."""
+        self._entity(entity).users += 1
+
+    def leave(self, entity: str) -> None:
+        """A session that `accept_session` returned, or whoever entered, does not use the entity any longer."""
         use = self._entities.get(entity)
         if use is not None:
-            use.sessions -= 1
+            use.users -= 1
             use.idle_since = self.now()
 
     # For what lives on the connection -------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ class BrokerConnection:
             self._tokens.pump()
             for entity, use in list(self._entities.items()):
                 use.management.pump()
-                if use.sessions <= 0 and not use.management.pending and self.now() - use.idle_since > ENTITY_LINGER_S:
+                if use.users <= 0 and not use.management.pending and self.now() - use.idle_since > ENTITY_LINGER_S:
                     del self._entities[entity]
                     use.management.close(TransientError("the entity is not in use", kind="network"))
                     self._tokens.forget(entity)
@@ -385,9 +388,9 @@ _ENDS: Final = {
 
 
 class _Entity:
-    __slots__ = ("idle_since", "management", "sessions")
+    __slots__ = ("idle_since", "management", "users")
 
     def __init__(self, management: Management, now: float) -> None:
         self.management = management
-        self.sessions = 0
+        self.users = 0
         self.idle_since = now

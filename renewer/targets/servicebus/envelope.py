@@ -37,6 +37,11 @@ class Template:
             raise AssertionError("the message-id is not in the encoded message")
         return cls(head, tail)
 
+    @property
+    def size(self) -> int:
+        """How many bytes one request has."""
+        return len(self.head) + len(_PLACEHOLDER.bytes) + len(self.tail)
+
     def render(self, message_id: UUID) -> bytes:
         """The payload of one request."""
         return b"".join((self.head, message_id.bytes, self.tail))

@@ -1,4 +1,4 @@
-"""Management requests for one entity on one connection: so far the renewal of session locks.
+"""Management requests for one entity on one connection.
 
 When nothing comes back over the links to the management node, a second pair takes over what is asked from then on: a
 broker may have lost one end of them without a word. The first is listened to until nobody waits for it any longer.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from renewer.amqp import Uint
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, RemoteError, TransientError
 from renewer.targets.servicebus.envelope import Reply, Template
-from renewer.targets.servicebus.lockclock import from_milliseconds
 from renewer.targets.servicebus.options import management_address
 from renewer.targets.servicebus.requests import RequestPair
 from renewer.targets.servicebus.verdicts import renewal_refused
@@ -21,11 +19,7 @@ if TYPE_CHECKING:
     from renewer.targets.servicebus.cbs import Tokens
     from renewer.targets.servicebus.connection import BrokerConnection
 
-RENEW_SESSION_LOCK: Final = "com.microsoft:renew-session-lock"
-
 _MAX_RETIRED: Final = 2
-_SHORTEST_SERVER_TIMEOUT_S: Final = 1.0
-_LONGEST_SERVER_TIMEOUT_S: Final = 60.0
 
 
 class Management:
@@ -45,31 +39,24 @@ class Management:
         """Requests that wait to be sent or answered."""
         return sum(pair.pending for pair in (self._pair, *self._retired))
 
-    def renewal(self, *, link_name: str, session_id: str, lock_s: float) -> Template:
-        """The request that renews the lock of the session on that link; the broker may take a lock's time for it."""
-        timeout_s = min(max(lock_s, _SHORTEST_SERVER_TIMEOUT_S), _LONGEST_SERVER_TIMEOUT_S)
-        fields = {
-            "operation": RENEW_SESSION_LOCK,
-            "com.microsoft:server-timeout": Uint(1000 * timeout_s),
-            # Names the link as active, too: one without activity is detached after ten minutes.
-            "associated-link-name": link_name,
-        }
-        return Template.of({"session-id": session_id}, fields, reply_to=self._pair.address)
+    @property
+    def max_request_size(self) -> int | None:
+        """How many bytes a request may have, as far as the broker has said; None if it has not."""
+        return self._pair.max_request_size
 
-    async def renew(self, renewal: Template) -> tuple[Reply, float]:
-        """Send a renewal, with a new token once if the old one is refused. The reply, and until when the lock is held.
+    async def request(self, ask: Template) -> Reply:
+        """Send a request, with a new token once if the old one is refused. The reply, which is a success.
 
         LeaseLostError when the broker says that the lock is gone, TransientError for everything else but success.
         """
-        reply = await self._pair.request(renewal)
+        reply = await self._pair.request(ask)
         try:
-            return reply, _expiration(reply)
+            return _checked(reply)
         except LeaseLostError as error:
             if error.reason != LossReason.UNAUTHORIZED:
                 raise
         await self._tokens.replace(self._entity, since=reply.sent_at)
-        reply = await self._pair.request(renewal)
-        return reply, _expiration(reply)
+        return _checked(await self._pair.request(ask))
 
     def open_soon(self) -> None:
         """Attach the links ahead of the first request."""
@@ -108,12 +95,9 @@ class Management:
             await self._tokens.ensure(self._entity)
 
 
-def _expiration(reply: Reply) -> float:
-    if not reply.is_success:
-        if reply.status is None:
-            raise TransientError("a reply without status", kind="garbage")
-        raise renewal_refused(reply.status, reply.condition, reply.description)
-    expiration = from_milliseconds(reply.body.get("expiration")) if isinstance(reply.body, dict) else None
-    if expiration is None:
-        raise TransientError("a reply without expiration", kind="garbage")
-    return expiration
+def _checked(reply: Reply) -> Reply:
+    if reply.is_success:
+        return reply
+    if reply.status is None:
+        raise TransientError("a reply without status", kind="garbage")
+    raise renewal_refused(reply.status, reply.condition, reply.description)

@@ -3,6 +3,7 @@
 Sessions go to the connection with the fewest. A second one is opened once the first holds more than a few hundred, so
 that a broker node that is recycled does not take them all, and further ones when those are full. One attempt to connect
 at a time, with one backoff: a broker that comes back finds one client at its door, however many leases wait behind it.
+A route, over which the message locks of an entity are renewed, counts as one session.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from renewer.targets.servicebus.connection import BrokerConnection
 
 LINGER_S: Final = 10.0
-"""How long a connection without sessions is kept."""
+"""How long a connection on which nothing is held is kept."""
 
 _BACKOFF_BASE_S: Final = 0.2
 _BACKOFF_CAP_S: Final = 3.0
@@ -87,7 +88,7 @@ class Pool:
                 raise waiter.error
 
     def give_back(self, connection: BrokerConnection) -> None:
-        """The session is no longer there."""
+        """What was reserved is not needed any longer."""
         connection.load -= 1
         if connection.load == 0:
             connection.idle_since = self._clock.now()

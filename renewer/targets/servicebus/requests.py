@@ -15,6 +15,7 @@ import anyio
 
 from renewer.amqp import (
     Accepted,
+    LinkState,
     Message,
     ReceiverLink,
     Rejected,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 REPLY_CREDIT: Final = 1000
 """How many replies the broker may send at any time; topped up for ever."""
+
+MAX_REPLY_SIZE: Final = 8 * 1024 * 1024
+"""Bytes of one reply; a larger one, which only a session's state can be, costs the pair its links."""
 
 WINDOW_HOLD_S: Final = 2.0
 """How long a request without an answer counts against the window: a lost reply must not keep others from being sent."""
@@ -86,6 +90,11 @@ class RequestPair:
     def pending(self) -> int:
         """Requests that wait to be sent or answered."""
         return len(self._queue) + len(self._sent)
+
+    @property
+    def max_request_size(self) -> int | None:
+        """How many bytes a request may have; None while the broker has not said."""
+        return None if self._sender is None else self._sender.max_message_size
 
     @property
     def is_open(self) -> bool:
@@ -163,7 +172,7 @@ class RequestPair:
 
     def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
         """One of the links is gone, or was refused: so is the pair."""
-        if by_us or self._sender is None:
+        if self._sender is None or (by_us and not self._was_oversized()):
             return
         self._trouble = pair_refused(error, self.address)
         self._detach()
@@ -212,7 +221,8 @@ class RequestPair:
             return
         refusal = state.error if isinstance(state, Rejected) else None
         text = describe(refusal, "a request was not taken")
-        self._fail([request], TransientError(f"{self.address}: {text}", kind="server"))
+        condition = None if refusal is None else str(refusal.condition)
+        self._fail([request], TransientError(f"{self.address}: {text}", kind="server", condition=condition))
 
     # Opening --------------------------------------------------------------------------------------------------------
 
@@ -246,7 +256,12 @@ class RequestPair:
         to_free = 2
         try:
             self._receiver = channel.session.attach_receiver(
-                f"{name}-in", source=source, target=target, snd_settle_mode=0, auto_credit=REPLY_CREDIT
+                f"{name}-in",
+                source=source,
+                target=target,
+                snd_settle_mode=0,
+                auto_credit=REPLY_CREDIT,
+                max_message_size=MAX_REPLY_SIZE,
             )
             self._carrier.own(self._receiver, self, channel)
             to_free = 1
@@ -264,6 +279,10 @@ class RequestPair:
         if not self.is_open:
             raise copy_of(self._trouble) if self._trouble else TransientError(f"{node} was detached", kind="network")
         self._trouble = None
+
+    def _was_oversized(self) -> bool:
+        """Whether the link for replies was detached below us: a reply was too large. All others we let go of here."""
+        return self._receiver is not None and self._receiver.state in (LinkState.DETACHING, LinkState.DETACHED)
 
     def _detach(self) -> None:
         links = (self._sender, self._receiver)
@@ -294,7 +313,8 @@ class RequestPair:
         try:
             request.delivery = sender.send(request.template.render(message_id))
         except AmqpProtocolError as error:
-            self._fail([request], TransientError(f"{self.address}: {error}", kind="server"))
+            refusal = TransientError(f"{self.address}: {error}", kind="server", condition=error.condition)
+            self._fail([request], refusal)
             return
         self._deliveries[request.delivery] = request
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, RemoteError, TransientError
+from renewer.targets.servicebus.channels import NoRoomError
 
 if TYPE_CHECKING:
     from renewer.amqp import AmqpError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_SESSION_FREE: Final = "com.microsoft:timeout"
 LOCK_LOST: Final = "com.microsoft:session-lock-lost"
+TOO_LARGE: Final = "amqp:link:message-size-exceeded"
 
 
 def attach_refused(error: AmqpError | None, *, any_session: bool) -> RemoteError:
@@ -59,9 +61,29 @@ def is_unauthorized(condition: str | None, status: int | None = None) -> bool:
     return condition in ("amqp:unauthorized-access", "com.microsoft:auth-failed") or (status == 401 and not condition)
 
 
-def copy_of(error: RemoteError) -> RemoteError:
-    """The same error for one more of those who wait: raised twice, one exception would gather everybody's traceback."""
-    text = str(error)
+def is_unusable(condition: str | None) -> bool:
+    """Whether the broker says that what was asked for is not done there, or makes no sense to it."""
+    return _TABLE.get(condition or "") is _UNUSABLE
+
+
+def passing(error: LeaseLostError) -> TransientError:
+    """The same refusal where it says nothing about a lock."""
+    kind: TransientKind = "server"
+    if error.reason == LossReason.UNAUTHORIZED:
+        kind = "unauthorized"
+    elif error.reason == LossReason.ENTITY_GONE:
+        kind = "not_found"
+    return TransientError(str(error), kind=kind, condition=error.condition)
+
+
+def copy_of(error: RemoteError, *, text: str | None = None) -> RemoteError:
+    """The same error for one more of those who wait: raised twice, one exception would gather everybody's traceback.
+
+    With `text` it says that instead.
+    """
+    if isinstance(error, NoRoomError):
+        return NoRoomError()
+    text = str(error) if text is None else text
     if isinstance(error, TransientError):
         return TransientError(text, kind=error.kind, retry_after_s=error.retry_after_s, condition=error.condition)
     if isinstance(error, LeaseLostError):
@@ -103,6 +125,8 @@ _GONE: Final = _Row(LossReason.ENTITY_GONE, LossReason.ENTITY_GONE, LossReason.E
 _TABLE: Final[dict[str, _Row]] = {
     LOCK_LOST: _Row("busy", LossReason.EXPIRED, LossReason.EXPIRED),
     "com.microsoft:message-lock-lost": _Row("busy", LossReason.EXPIRED, LossReason.EXPIRED),
+    # The message is gone, and its lock with it.
+    "com.microsoft:message-not-found": _Row("server", LossReason.EXPIRED, LossReason.DETACHED),
     "com.microsoft:session-cannot-be-locked": _Row("busy", "busy", LossReason.SUPERSEDED),
     NO_SESSION_FREE: _Row("timeout", "timeout", LossReason.DETACHED),
     "com.microsoft:server-busy": _BUSY,
