@@ -25,6 +25,9 @@ from renewer.targets.origins import redact
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
+
+    from aiohttp.abc import AbstractResolver
 
     from renewer.ports import Clock
 
@@ -77,9 +80,15 @@ class BodyTooLargeError(TransientError):
         super().__init__(f"{where}: the answer is larger than {limit} bytes", kind="garbage", condition="BodyTooLarge")
 
 
-def build_client(*, max_connections: int = 64, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+def build_client(
+    *,
+    max_connections: int = 64,
+    ssl_context: ssl.SSLContext | None = None,
+    resolver: Callable[[], AbstractResolver] | None = None,
+) -> httpx.AsyncClient:
     """Make a client for asyncio that keeps at most `max_connections` connections to each host.
 
+    `resolver` makes, on the event loop, what looks names up; None leaves it to the system.
     The environment is not trusted: no proxy variables and no .netrc, for a token must not go by way of a host that
     nobody configured. Only SSL_CERT_FILE and SSL_CERT_DIR are heard, which name whom to believe and not whom to tell.
     Cookies are neither kept nor sent: a client serves many operations that must not see each other's.
@@ -90,7 +99,11 @@ def build_client(*, max_connections: int = 64, ssl_context: ssl.SSLContext | Non
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=context, limit=0, limit_per_host=max_connections, keepalive_timeout=_KEEPALIVE_S
+                ssl=context,
+                limit=0,
+                limit_per_host=max_connections,
+                keepalive_timeout=_KEEPALIVE_S,
+                resolver=None if resolver is None else resolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -111,8 +124,12 @@ def hide_queries_in_logs() -> None:
     logging.getLogger("httpx").addFilter(_hide_query)
 
 
-async def exchange(client: httpx.AsyncClient, request: httpx.Request, *, max_body: int) -> Answer:
-    """Send `request` and read its answer, at most `max_body` bytes of it after decompression.
+async def exchange(
+    client: httpx.AsyncClient, request: httpx.Request, *, max_body: int | None, shown: str | None = None
+) -> Answer:
+    """Send `request` and read its answer, at most `max_body` bytes of it after decompression; None: leave the body.
+
+    `shown` is what errors call the request; by default that is its method and its URL without the query.
 
     Sent as it is: no defaults, no cookies, no credentials of the client are added. Raises `TransientError` of kind
     network, timeout or garbage; `BodyTooLargeError` where the body is too large.
@@ -120,14 +137,14 @@ async def exchange(client: httpx.AsyncClient, request: httpx.Request, *, max_bod
     try:
         response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         try:
-            body = await _read_body(response, max_body)
+            body = b"" if max_body is None else await _read_body(response, max_body)
             if body is None:
-                raise BodyTooLargeError(_where(request), max_body)
+                raise BodyTooLargeError(shown or _where(request), max_body or 0)
         finally:
             await response.aclose()
     except (httpx.HTTPError, aiohttp.ClientError, HttpProcessingError, OSError, _BadBodyError) as error:
         # aiohttp's errors hold the request with its token, and their text its URL: nothing of them is passed on.
-        raise _failure(error, request) from None
+        raise _failure(error, shown or _where(request)) from None
     return Answer(response.status_code, response.headers, body)
 
 
@@ -262,7 +279,7 @@ class _Gunzip:
         return bytes(unpacked)
 
 
-def _failure(error: Exception, request: httpx.Request) -> TransientError:
+def _failure(error: Exception, where: str) -> TransientError:
     # The transport tells every broken connection as a connect timeout; the truth is in the cause.
     cause = error.__cause__
     root = cause if isinstance(error, httpx.HTTPError) and isinstance(cause, aiohttp.ClientError | OSError) else error
@@ -290,7 +307,7 @@ def _failure(error: Exception, request: httpx.Request) -> TransientError:
             kind, what = "network", redact(str(root), limit=200) or type(root).__name__
         case _:
             kind, what = "network", f"the connection failed ({type(root).__name__})"
-    return TransientError(f"{_where(request)}: {what}", kind=kind)
+    return TransientError(f"{where}: {what}", kind=kind)
 
 
 def _where(request: httpx.Request) -> str:

@@ -99,10 +99,10 @@ def check_path(path: str) -> None:
         raise ValueError("must not hold . or .. segments")
 
 
-def parse_host_pattern(text: str) -> HostPattern:
+def parse_host_pattern(text: str, *, labels: int = 3) -> HostPattern:
     """Read `host`, `host:port`, `*.host` or any of these with `https://` (or `http://` for loopback) before it.
 
-    Raises ValueError saying what is wrong.
+    After `*.` at least so many `labels` are asked for. Raises ValueError saying what is wrong.
     """
     scheme, found, authority = text.partition("://")
     if not found:
@@ -111,8 +111,8 @@ def parse_host_pattern(text: str) -> HostPattern:
     origin = _origin(scheme, authority[2:] if subdomains else authority.rstrip("/"))
     if not origin.may_see_tokens:
         raise ValueError("must be https, unless the host is loopback")
-    if subdomains and origin.host.count(".") < 2:
-        raise ValueError("must name at least three labels after *.")
+    if subdomains and origin.host.count(".") < labels - 1:
+        raise ValueError(f"must name at least {labels} labels after *.")
     return HostPattern(origin, subdomains)
 
 

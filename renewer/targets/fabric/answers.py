@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from renewer.core.model import NO_RESULT, Ended, PollAnswer, Result, StillRunning, Succeeded
-from renewer.errors import TransientError, TransientKind
+from renewer.errors import ConflictError, TransientError, TransientKind
 from renewer.targets.fabric.places import Place, is_state_path
 from renewer.targets.fabric.tickets import Ticket, moved, result_path, ticket_for, ticket_of
 from renewer.targets.http import Answer, is_json, parse_json, retry_after_s
@@ -126,6 +126,15 @@ def read_result(answer: Answer, what: str, clock: Clock) -> Result:
             return NO_RESULT
         case _:
             raise transient(answer, what, clock)
+
+
+def read_canceled(answer: Answer, what: str, clock: Clock) -> None:
+    """Read the answer to a wish to cancel. Raises `ConflictError` if the job has ended; `TransientError` otherwise."""
+    if 200 <= answer.status < 300:
+        return
+    if answer.status in _CLIENT_ERRORS and _error_code(answer) == "JobAlreadyCompleted":
+        raise ConflictError("the job has ended at the service already; its next poll tells how")
+    raise transient(answer, what, clock)
 
 
 def transient(answer: Answer, what: str, clock: Clock) -> TransientError:

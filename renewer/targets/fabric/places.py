@@ -93,6 +93,14 @@ def is_job_instance(path: str) -> bool:
     return _JOB_INSTANCE.match(path) is not None
 
 
+def cancel_path(path: str) -> str | None:
+    """Where a job instance is cancelled; None for everything else, which cannot be."""
+    if not is_job_instance(path):
+        return None
+    instance, mark, query = path.partition("?")
+    return f"{instance.rstrip('/')}/cancel{mark}{query}"
+
+
 def _rebase(options: FabricOptions, path: str) -> str:
     """Put a path below the base path, unless it is there; `/v1` in it and at the base's end are the same."""
     check_path(path)

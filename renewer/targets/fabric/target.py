@@ -9,10 +9,18 @@ import httpx
 
 from renewer import __version__
 from renewer.core.model import NO_RESULT, Ended, OperationSpec, PollAnswer, Result
-from renewer.errors import TransientError, UsageError
+from renewer.errors import ConflictError, TransientError, UsageError
 from renewer.ports import PreparedOperation
-from renewer.targets.fabric.answers import read_adopted, read_first, read_poll, read_result, transient
-from renewer.targets.fabric.places import Place, locate
+from renewer.targets.fabric.answers import (
+    read_adopted,
+    read_canceled,
+    read_first,
+    read_poll,
+    read_result,
+    transient,
+)
+from renewer.targets.fabric.places import Place, cancel_path, locate
+from renewer.targets.fabric.records import dump_request, dump_ticket, load_request, load_ticket
 from renewer.targets.fabric.requests import (
     OUR_HEADERS,
     Adopt,
@@ -128,7 +136,40 @@ class FabricTarget:
             return self._too_large(limit)
         return read_result(answer, f"GET {ticket.result_path.partition('?')[0]}", self._clock)
 
+    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
+        """Ask the service to cancel; polling goes on, and tells what came of it.
+
+        `ConflictError` for all but job instances, and for those that have ended; `TransientError` as for a poll.
+        """
+        ticket = _checked(ticket, spec)
+        path = cancel_path(ticket.path)
+        if path is None:
+            raise ConflictError(
+                "Fabric has no way to cancel this operation: it runs to its end there. Forget it to stop following it"
+            )
+        answer = await self._ask("POST", self._place(ticket, path), {}, None, STATE_BODY_MAX)
+        read_canceled(answer, f"POST {path.partition('?')[0]}", self._clock)
+
+    def dump_request(self, request: object) -> object:
+        """The request as JSON values, for `load_request` of this or a later version."""
+        return dump_request(request)
+
+    def load_request(self, document: object) -> object:
+        """What `dump_request` made. Raises `RegistryError` if it cannot be read."""
+        return load_request(document)
+
+    def dump_ticket(self, ticket: object) -> object:
+        """The ticket as JSON values, for `load_ticket` of this or a later version."""
+        return dump_ticket(ticket)
+
+    def load_ticket(self, document: object) -> object:
+        """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
+        return load_ticket(document)
+
     async def _get(self, ticket: Ticket, path: str, max_body: int) -> Answer:
+        return await self._ask("GET", self._place(ticket, path), {}, None, max_body)
+
+    def _place(self, ticket: Ticket, path: str) -> Place:
         place = place_of(self._options, ticket, path)
         if place is None:
             raise TransientError(
@@ -136,7 +177,7 @@ class FabricTarget:
                 "put it back into allow_hosts to go on following the operation",
                 kind="unauthorized",
             )
-        return await self._ask("GET", place, {}, None, max_body)
+        return place
 
     async def _ask(
         self, method: str, place: Place, headers: Mapping[str, str], content: bytes | None, max_body: int
