@@ -5,9 +5,11 @@ from renewer.config.listen import TcpListen, UnixListen, is_loopback, parse_api_
 from renewer.config.load import load
 from renewer.config.model import (
     ApiSettings,
+    CallbackSettings,
     DaemonSettings,
     FabricSettings,
     MetricsSettings,
+    RegistrySettings,
     RenewalSettings,
     ServiceBusSettings,
     SessionSettings,
@@ -19,10 +21,12 @@ from renewer.config.secretsource import SecretSource, resolve_secret
 
 __all__ = [
     "ApiSettings",
+    "CallbackSettings",
     "ConnectionString",
     "DaemonSettings",
     "FabricSettings",
     "MetricsSettings",
+    "RegistrySettings",
     "RenewalSettings",
     "SecretSource",
     "ServiceBusSettings",

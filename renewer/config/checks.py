@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from renewer.config.connectionstring import ConnectionString
-from renewer.config.listen import TcpListen
+from renewer.config.listen import TcpListen, UnixListen
 from renewer.config.quantities import format_duration
 from renewer.config.secretsource import resolve_secret
 from renewer.config.suggest import closest
@@ -57,6 +59,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _check_attempts(settings)
     for name, fabric in settings.fabric.items():
         yield from _check_fabric(name, fabric, environ)
+    yield from _check_callback(settings, environ)
 
 
 def _check_daemon(settings: Settings) -> Iterator[Finding]:
@@ -78,13 +81,14 @@ def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Findi
     if source is not None:
         yield from _check_bearer(source, ("api",), environ)
     listen, metrics = api.listen, settings.metrics.listen
+    if api.socket_group is not None:
+        yield from _check_group(api.socket_group, listen)
     if not isinstance(listen, TcpListen):
         return
-    if source is None:
-        reach = "" if listen.is_loopback else " (and this address can be reached from elsewhere)"
+    if source is None and not listen.is_loopback:
         yield Finding(
             ("api", "listen"),
-            f"a TCP port is open to every user of the machine{reach}: set key, key_file or key_env, or listen on unix:",
+            "this address can be reached from elsewhere: set key, key_file or key_env, or listen on loopback or unix:",
             key_paths,
         )
     if metrics is not None and listen.collides_with(metrics):
@@ -93,6 +97,20 @@ def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Findi
             f"must be another port than metrics.listen, which is {metrics.authority}",
             (("metrics", "listen"),),
         )
+
+
+def _check_group(group: str, listen: UnixListen | TcpListen) -> Iterator[Finding]:
+    at: KeyPath = ("api", "socket_group")
+    if isinstance(listen, TcpListen):
+        yield Finding(at, "has no effect on a TCP port; take it out, or listen on unix:", (("api", "listen"),))
+        return
+    try:
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        yield Finding(at, "must be a group of this machine; make it, or name another")
+        return
+    if os.geteuid() != 0 and number not in {os.getegid(), *os.getgroups()}:
+        yield Finding(at, "must be a group that this user is a member of: nobody else may give a file to it")
 
 
 def _check_servicebus(
@@ -228,6 +246,22 @@ def _check_fabric(name: str, fabric: FabricSettings, environ: Mapping[str, str])
             yield Finding(
                 (*here, culprit), f"must be at {word} {other}, which is {format_duration(bound)}", ((*here, other),)
             )
+
+
+def _check_callback(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    callback = settings.callback
+    yield from _one_of("callback", callback, ("key", "key_file", "key_env"), ("callback",))
+    source = callback.key_source()
+    if source is not None:
+        try:
+            resolve_secret(source, environ)
+        except ConfigError as error:
+            yield Finding(("callback", source.setting.rpartition(".")[2]), error.problems[0].remedy)
+    given = callback.model_fields_set
+    if callback.timeout > callback.give_up:
+        culprit, other, word = ("timeout", "give_up", "most") if "timeout" in given else ("give_up", "timeout", "least")
+        bound = format_duration(getattr(callback, other))
+        yield Finding(("callback", culprit), f"must be at {word} {other}, which is {bound}", (("callback", other),))
 
 
 def _one_of(section: str, settings: Any, keys: tuple[str, ...], here: KeyPath) -> Iterator[Finding]:

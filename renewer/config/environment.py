@@ -43,6 +43,8 @@ def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
         if not variable.upper().startswith(PREFIX):
             continue
         section, delimiter, rest = variable[len(PREFIX) :].lower().partition(_DELIMITER)
+        if section == "api" and not delimiter and not environ[variable].lstrip().startswith("{"):
+            continue  # RENEWER_API=unix:PATH tells workers and commands where the daemon is
         if section not in sections:
             near = closest(section, sections) if delimiter else None
             if near is not None:

@@ -42,6 +42,13 @@ def load(path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[st
     `overrides` maps dotted keys (``"daemon.log_level"``, ``"session[0].entity"``) or nested tables to values; None
     means not given. Raises `ConfigError` with every mistake found. Files that settings name are read to be checked.
     """
+    return load_with_origins(path, environ=environ, overrides=overrides)[0]
+
+
+def load_with_origins(
+    path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any]
+) -> tuple[Settings, Layers]:
+    """As `load`, with the raw values and who said them."""
     layers = Layers()
     problems = _lay_file(layers, path) if path is not None else []
     readable = not problems
@@ -60,7 +67,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[st
         ]
     if problems or settings is None:
         raise ConfigError(_in_order(problems))
-    return settings
+    return settings, layers
 
 
 def _lay_file(layers: Layers, path: Path) -> list[ConfigProblem]:

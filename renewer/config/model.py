@@ -22,6 +22,9 @@ _MAX_ENTITY_LENGTH = 400  # topic (260) and subscription (50) with the word betw
 _MAX_SESSION_ID_LENGTH = 128  # Service Bus quotas: "SessionId 128 characters"
 _MAX_LABELS = 32
 _ACQUIRE_MARGIN_S = 15.0
+_HOST_ENTRY = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<any>\*\.)?(?P<name>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 def _lowered(value: object) -> object:
@@ -44,6 +47,14 @@ def _octal_mode(value: object) -> int:
     if mode & 0o600 != 0o600:
         raise ValueError("must let the owner read and write, such as 0660 or 0600")
     return mode
+
+
+def _group(value: object) -> str:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if number else value
+    if not isinstance(text, str) or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", text) is None:
+        raise ValueError('must be the name or the number of a group, such as "renewer"')
+    return text
 
 
 def _section_name(value: str) -> str:
@@ -100,6 +111,24 @@ def _scope(value: object) -> str:
     return value
 
 
+def _callable_hosts(value: object) -> tuple[str, ...]:
+    form = 'a host such as "hooks.example.com", "hooks.example.com:8443" or "*.example.com"'
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"must be a list, each entry {form}")  # noqa: TRY004 - pydantic makes a finding of ValueError
+    wrong = [str(number) for number, entry in enumerate(value, start=1) if not _is_callable_host(entry)]
+    if wrong:
+        raise ValueError(f"must be a list, each entry {form}; wrong: number {', '.join(wrong[:10])}")
+    return tuple(str(entry).lower() for entry in value)
+
+
+def _is_callable_host(entry: object) -> bool:
+    match = _HOST_ENTRY.fullmatch(entry) if isinstance(entry, str) else None
+    if match is None or not is_host(match["v6"] or match["name"]):
+        return False
+    # A whole top-level domain is nobody's.
+    return 0 < int(match["port"] or 443) < 65_536 and (not match["any"] or "." in match["name"])
+
+
 PathSetting: TypeAlias = Annotated[Path, BeforeValidator(_path)]
 EnvName: TypeAlias = Annotated[str, BeforeValidator(parse_env_name)]
 SectionName: TypeAlias = Annotated[str, AfterValidator(_section_name)]
@@ -120,6 +149,14 @@ class DaemonSettings(Section):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lowered)] = "auto"
     stop_timeout: Annotated[timedelta, duration_between("0s", "10m")] = timedelta(seconds=10)
+    keep_ended: Annotated[timedelta, duration_between("1s", "365d")] = timedelta(hours=1)
+
+
+class RegistrySettings(Section):
+    """What survives the daemon, in `daemon.state_dir`."""
+
+    synchronous: Annotated[Literal["full", "normal"], BeforeValidator(_lowered)] = "full"
+    inline_result: Annotated[int, size_between("0B", "16MiB")] = 64 * 1024
 
 
 class ApiSettings(Section):
@@ -129,9 +166,12 @@ class ApiSettings(Section):
         Path("./var/renewer.sock")
     )
     socket_mode: Annotated[int, BeforeValidator(_octal_mode)] = 0o660
+    socket_group: Annotated[str, BeforeValidator(_group)] | None = None
     key: SecretStr | None = None
     key_file: PathSetting | None = None
     key_env: EnvName | None = None
+    max_leases: Annotated[int, count_between(1, 1_000_000)] = 20_000
+    max_operations: Annotated[int, count_between(1, 1_000_000)] = 20_000
 
     def key_source(self) -> SecretSource | None:
         """Where the bearer key comes from; None where callers need none."""
@@ -233,16 +273,33 @@ class FabricSettings(Section):
         )
 
 
+class CallbackSettings(Section):
+    """The calls that tell owners what became of their leases and operations."""
+
+    allow_hosts: Annotated[tuple[str, ...], BeforeValidator(_callable_hosts)] = ()
+    key: SecretStr | None = None
+    key_file: PathSetting | None = None
+    key_env: EnvName | None = None
+    timeout: Annotated[timedelta, duration_between("100ms", "5m")] = timedelta(seconds=10)
+    give_up: Annotated[timedelta, duration_between("1s", "365d")] = timedelta(days=1)
+
+    def key_source(self) -> SecretSource | None:
+        """Where the key that callbacks are signed with comes from; None where they are not signed."""
+        return _secret_source("callback.key", self.key, self.key_file, self.key_env)
+
+
 class Settings(Section):
     """Everything that can be set. Made by `renewer.config.load`, which also checks what only makes sense together."""
 
     daemon: DaemonSettings = DaemonSettings()
+    registry: RegistrySettings = RegistrySettings()
     api: ApiSettings = ApiSettings()
     metrics: MetricsSettings = MetricsSettings()
     renewal: RenewalSettings = RenewalSettings()
     servicebus: dict[SectionName, ServiceBusSettings] = Field(default_factory=dict)
     session: tuple[SessionSettings, ...] = ()
     fabric: dict[SectionName, FabricSettings] = Field(default_factory=dict)
+    callback: CallbackSettings = CallbackSettings()
 
     def servicebus_name(self, session: SessionSettings) -> str | None:
         """The section that `session` belongs to: the one it names, or the only one; None where there is neither."""
@@ -272,6 +329,7 @@ class Settings(Section):
             acquire_timeout_s=timeout_s,
             reacquire=renewal.reacquire,
             max_duration_s=None if renewal.max_duration is None else renewal.max_duration.total_seconds(),
+            retention_s=self.daemon.keep_ended.total_seconds(),
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import ssl
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,8 +20,8 @@ MAIN = '[servicebus.main]\nconnection_string = "$CONNECTION"\n'
 CLOUD = "Endpoint=sb://h;SharedAccessKeyName=n;SharedAccessKey=k"
 
 
-@pytest.mark.parametrize("listen", ["tcp:127.0.0.1:8322", "tcp:0.0.0.0:8322", "tcp:[::1]:0"])
-def test_the_api_over_tcp_needs_a_key(config: ConfigFile, listen: str) -> None:
+@pytest.mark.parametrize("listen", ["tcp:0.0.0.0:8322", "tcp:[::]:8322", "tcp:10.0.0.1:0", "tcp:example.com:8322"])
+def test_the_api_needs_a_key_where_other_machines_can_reach_it(config: ConfigFile, listen: str) -> None:
     text = f'[api]\nlisten = "{listen}"\n'
     found = config.problems(text)
     assert [problem.key for problem in found] == ["api.listen"]
@@ -27,8 +29,49 @@ def test_the_api_over_tcp_needs_a_key(config: ConfigFile, listen: str) -> None:
     assert config.problems(text + 'key = "k"\n') == []
 
 
-def test_the_api_over_a_socket_needs_none(config: ConfigFile) -> None:
-    assert config.problems('[api]\nlisten = "unix:x"\n') == []
+@pytest.mark.parametrize("listen", ["unix:x", "tcp:127.0.0.1:8322", "tcp:[::1]:0", "tcp:localhost:0"])
+def test_the_api_needs_none_where_only_this_machine_can_reach_it(config: ConfigFile, listen: str) -> None:
+    assert config.problems(f'[api]\nlisten = "{listen}"\n') == []
+
+
+@pytest.mark.parametrize("form", ["{0}", '"{0}"', '"{1}"'])
+def test_the_socket_may_belong_to_a_group_by_name_or_number(config: ConfigFile, form: str) -> None:
+    number = os.getegid()
+    written = form.format(number, grp.getgrgid(number).gr_name)
+    assert config.problems(f"[api]\nsocket_group = {written}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("socket_group = 'no-such-group-here'", "a group of this machine"),
+        ("socket_group = ''", "name or the number"),
+        ("socket_group = 'a b'", "name or the number"),
+        ("socket_group = true", "name or the number"),
+        ("socket_group = -1", "name or the number"),
+        ("socket_group = 'root'\nlisten = 'tcp:127.0.0.1:0'", "no effect on a TCP port"),
+    ],
+)
+def test_a_group_that_the_socket_cannot_have_is_told(config: ConfigFile, text: str, remedy: str) -> None:
+    found = config.problems(f"[api]\n{text}\n")
+    assert [problem.key for problem in found] == ["api.socket_group"]
+    assert remedy in found[0].remedy
+
+
+def test_a_group_that_we_may_not_give_files_to_is_told(config: ConfigFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 1000)
+    monkeypatch.setattr(os, "getgroups", lambda: [1000, 1001])
+    assert config.problems("[api]\nsocket_group = 1001\n") == []
+    found = config.problems("[api]\nsocket_group = 1002\n")
+    assert [problem.key for problem in found] == ["api.socket_group"]
+    assert "a member of" in found[0].remedy
+
+
+@pytest.mark.parametrize("key", ["max_leases", "max_operations"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "1000001", "'many'"])
+def test_a_limit_is_a_count(config: ConfigFile, key: str, value: str) -> None:
+    assert [problem.key for problem in config.problems(f"[api]\n{key} = {value}\n")] == [f"api.{key}"]
 
 
 def test_metrics_may_be_seen_from_elsewhere(config: ConfigFile) -> None:

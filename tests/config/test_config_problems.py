@@ -25,7 +25,7 @@ def test_all_mistakes_are_told_in_one_go_in_the_order_of_the_file(config: Config
             'log_level = "loud"',
             "stop_timout = 3",
             "[api]",
-            'listen = "tcp:127.0.0.1:9464"',
+            'listen = "tcp:0.0.0.0:9464"',
             "[renewal]",
             "due_fraction = 0.9",
             "[servicebus.main]",
@@ -43,8 +43,8 @@ def test_all_mistakes_are_told_in_one_go_in_the_order_of_the_file(config: Config
     assert [(problem.where, problem.key, problem.value) for problem in found] == [
         ("config.toml:2", "daemon.log_level", '"loud"'),
         ("config.toml:3", "daemon.stop_timout", "3"),
-        ("config.toml:5", "api.listen", '"tcp:127.0.0.1:9464"'),
-        ("config.toml:5", "api.listen", '"tcp:127.0.0.1:9464"'),
+        ("config.toml:5", "api.listen", '"tcp:0.0.0.0:9464"'),
+        ("config.toml:5", "api.listen", '"tcp:0.0.0.0:9464"'),
         ("config.toml:7", "renewal.due_fraction", "0.9"),
         ("config.toml:8", "servicebus.main", None),
         ("config.toml:10", "session[0].servicebus", '"mainn"'),
@@ -80,7 +80,7 @@ def test_all_mistakes_are_told_in_one_go_in_the_order_of_the_file(config: Config
         ("[daemon]\nmax_interval = '1m'", "daemon.max_interval", "it belongs in [renewal]"),
         ("[daemon]\npoll_floor = '1m'", "daemon.poll_floor", "it belongs in [fabric.NAME]"),
         ("[metrics]\nxyzzy = 1", "metrics.xyzzy", "known in [metrics]: listen"),
-        ("xyzzy = 1", "xyzzy", "known at the top: daemon, api"),
+        ("xyzzy = 1", "xyzzy", "known at the top: daemon, registry, api"),
         ("[session]\nentity = 'x'", "session", "[[session]], in double brackets"),
         ("session = [1]", "session[0]", "must be a table"),
         ("[servicebus]\nconnection_string = 'x'", "servicebus.connection_string", "as in [servicebus.main]"),
@@ -153,10 +153,10 @@ def test_what_is_not_toml_is_told_with_line_and_column(config: ConfigFile, text:
 
 
 def test_a_broken_file_does_not_hide_mistakes_elsewhere(config: ConfigFile) -> None:
-    found = config.problems("[", environ={"RENEWER_API": "x"}, overrides={"a..b": 1, "": 2})
+    found = config.problems("[", environ={"RENEWER_DAEMON": "x"}, overrides={"a..b": 1, "": 2})
     assert [(problem.where, problem.key) for problem in found] == [
         ("config.toml:1:2", "syntax"),
-        ("environment", "RENEWER_API"),
+        ("environment", "RENEWER_DAEMON"),
         ("flag", "a..b"),
         ("flag", ""),
     ]
