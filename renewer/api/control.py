@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from renewer.core.model import NO_OWNER, Owner
+from renewer.core.states import LeaseKind
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from renewer.core.leases import Lease
-    from renewer.core.model import LeaseId, OperationId
+    from renewer.core.model import LeaseId, OperationId, Result
     from renewer.core.operations import Operation
     from renewer.ports import Clock
 
 
+PASSING_EVENTS = frozenset(
+    {"lease.acquire_failed", "lease.renewed", "lease.renew_failed", "operation.polled", "operation.poll_failed"}
+)
+"""Types of events that are many and soon stale: renewals, polls, and attempts that fail and are made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's Idempotency-Key, and a digest of what was asked for with it."""
+
+    key: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """Someone asks for a session to be held. None means "as configured" or, for the session, "the next available"."""
+    """Someone asks for a lock to be kept. None means "as configured" or, for the session, "the next available".
+
+    For a message lock `lock_token` is given, and `locked_until`, seconds since the epoch, where the caller knows it.
+    """
 
     servicebus: str | None
     entity: str
+    kind: LeaseKind = LeaseKind.SESSION
     session_id: str | None = None
+    lock_token: str | None = field(default=None, repr=False)
+    locked_until: float | None = None
     lock_duration_s: float | None = None
     reacquire: bool | None = None
     max_duration_s: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    owner: Owner = NO_OWNER
+    callback: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +64,145 @@ class FollowRequest:
     request: Mapping[str, object]
     deadline_s: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    callback: str | None = None
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventDocument:
+    """One event, as streams and callbacks tell it.
+
+    `id` is ``GENERATION-NUMBER``, growing; `type` such as ``lease.lost`` or ``operation.succeeded``; `subject` the id
+    of the lease or operation; `data` JSON values without secrets. `id` is "" for what is not kept for replay.
+    """
+
+    id: str
+    type: str
+    time: datetime
+    subject: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReading:
+    """One namespace or account as it is now."""
+
+    name: str
+    connections: int | None = None
+    links: int | None = None
+    clock_skew_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReading:
+    """The daemon as it is now. `trouble` lists, for people, what is wrong; empty as a rule."""
+
+    version: str
+    state: Literal["ready", "draining", "stopping"]
+    started_at: datetime
+    leases: Mapping[str, int]
+    operations: Mapping[str, int]
+    losses: int
+    max_leases: int
+    max_operations: int
+    loop_lag_s: float
+    registry: str
+    targets: Sequence[TargetReading] = ()
+    trouble: Sequence[str] = ()
+    min_margin_s: float | None = None
 
 
 class Control(Protocol):
-    """The daemon as the API sees it. Wishes that cannot be met raise `UsageError` with what would work."""
+    """The daemon as the API sees it.
+
+    Wishes that cannot be met raise an error of `renewer.errors` that says what would work: `UsageError` (wrong as
+    asked), `ConflictError` (wrong now), `AdmissionError` (too many, or draining), `RegistryError` (cannot be stored),
+    `TransientError` and `LeaseLostError` (what the remote said). Unknown ids raise `KeyError` in methods that take one
+    and return nothing optional.
+    """
 
     @property
     def clock(self) -> Clock:
         """The daemon's clocks."""
         ...
 
+    def status(self) -> StatusReading:
+        """Everything about the daemon itself."""
+        ...
+
+    async def drain(self, *, enabled: bool, park: bool) -> None:
+        """Take no new work (or take it again). With `park`, give every lease back, for the next start to hold."""
+        ...
+
+    async def settled(self, key: str) -> None:
+        """Return when what is known of this lease or operation is stored, or cannot be; soon in any case."""
+        ...
+
+    def events(
+        self,
+        *,
+        after: str | None = None,
+        wanted: Callable[[str, str], bool] | None = None,
+        subjects: Collection[str] | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[EventDocument]]:
+        """Events from now on, or from after the one with this id: those of `subjects` alone, where given.
+
+        `wanted` is asked with type and subject.
+
+        An event of type ``stream.gap`` says that some before it are missing: `after` is too old or unknown, or the
+        reader fell behind. `PASSING_EVENTS` are told only to readers that have a `wanted`, which gets to choose, and
+        are not replayed.
+        """
+        ...
+
     def leases(self) -> Iterable[Lease]:
-        """All leases, in the order of their registration."""
+        """All leases, in the order of their registration, which is that of their `number`."""
         ...
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
         """One lease, if known."""
         ...
 
-    def hold(self, request: HoldRequest) -> tuple[Lease, bool]:
-        """Register a lease; True if it is new, False if a living one on the same session was found instead."""
+    async def hold(self, request: HoldRequest) -> tuple[Lease, bool]:
+        """Register a lease; it is stored when this returns.
+
+        True if it is new; False if one with the same Idempotency-Key, or a living one on the same session or message,
+        was found instead.
+        """
         ...
 
     async def release(self, lease_id: LeaseId) -> None:
-        """Release a lease and wait until the broker confirmed it or had its time."""
+        """Release a lease and wait until the broker confirmed it or had its time. One that has ended is no error."""
+        ...
+
+    async def forget_lease(self, lease_id: LeaseId) -> None:
+        """Release it if it lives, and drop what is known of it."""
+        ...
+
+    async def renew_now(self, lease_id: LeaseId, timeout_s: float) -> Lease:
+        """Renew without waiting for the due time; returns once it is renewed.
+
+        `ConflictError` if it is not held, `LeaseLostError` if it is lost by that, `TransientError` in time without.
+        """
+        ...
+
+    def heartbeat(self, lease_id: LeaseId) -> Lease:
+        """The owner gives a sign of life. `ConflictError` if it is not kept by heartbeats, or has ended."""
+        ...
+
+    def owner_connection(self, lease_id: LeaseId, *, is_new: bool = False) -> AbstractContextManager[None]:
+        """While this is entered the owner's connection stands. `ConflictError` if it is not kept by a connection.
+
+        With `is_new` this is but the request that registers it, and the owner then has its time to connect.
+        """
+        ...
+
+    async def session_state(self, lease_id: LeaseId) -> bytes | None:
+        """The state that a held session carries. `ConflictError` if it is not held."""
+        ...
+
+    async def set_session_state(self, lease_id: LeaseId, state: bytes | None) -> None:
+        """Replace or clear the state that a held session carries. `ConflictError` if it is not held."""
         ...
 
     async def wait_lease(self, lease_id: LeaseId, done: Callable[[Lease], bool], timeout_s: float) -> None:
@@ -66,19 +210,39 @@ class Control(Protocol):
         ...
 
     def operations(self) -> Iterable[Operation]:
-        """All operations, in the order of their registration."""
+        """All operations, in the order of their registration, which is that of their `number`."""
         ...
 
     def operation(self, operation_id: OperationId) -> Operation | None:
         """One operation, if known."""
         ...
 
-    def follow(self, request: FollowRequest) -> Operation:
-        """Register an operation; its first request, if it is ours to send, is on its way when this returns."""
+    async def follow(self, request: FollowRequest) -> tuple[Operation, bool]:
+        """Register an operation; it is stored when this returns, and its first request, if ours to send, on its way.
+
+        False if one with the same Idempotency-Key was found instead.
+        """
         ...
 
-    async def wait_operation(
-        self, operation_id: OperationId, done: Callable[[Operation], bool], timeout_s: float
+    async def wait_operations(
+        self,
+        operation_ids: Sequence[OperationId],
+        done: Callable[[Operation], bool],
+        timeout_s: float,
+        *,
+        until: Literal["any", "all"] = "all",
     ) -> None:
-        """Return when `done` holds for the operation, when it is forgotten, or when the time is over."""
+        """Return when `done` holds for one, or for all, of those that are known, or when the time is over."""
+        ...
+
+    async def result(self, operation_id: OperationId) -> Result | None:
+        """The result with its body; None while there is none."""
+        ...
+
+    async def cancel(self, operation_id: OperationId) -> None:
+        """Ask the service to cancel; the operation's state tells, in time, what came of it."""
+        ...
+
+    async def forget_operation(self, operation_id: OperationId) -> None:
+        """Stop following, and drop what is known of it, the result too. The service is not asked to cancel."""
         ...

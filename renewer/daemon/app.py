@@ -1,13 +1,17 @@
 """The daemon: everything wired together, from ready to stopped.
 
-Stopping has an order: first no new work is taken, then every lease is given back while its connection still lives,
-and only then do the connections close. It is bounded by `[daemon] stop_timeout`.
+Starting has an order: the registry is taken first, so that a second daemon on the same state touches nothing; then what
+it holds goes on, and only then is anybody let in. Stopping has one, too: no new work is taken, every lease is given
+back while its connection still lives, what is known is stored, and only then do the connections close. It is bounded by
+`[daemon] stop_timeout`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,27 +19,57 @@ import prometheus_client
 import structlog
 
 import renewer
-from renewer.api import HoldRequest, build_api
+from renewer.api import serve_api
+from renewer.api.control import TargetReading
 from renewer.asgi import listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
-from renewer.core.events import LinkLost
 from renewer.daemon.admin import build_admin
 from renewer.daemon.attempts import LaneLimits
-from renewer.daemon.build import build_accounts, build_namespaces, read_gauges
+from renewer.daemon.build import (
+    accounts_of,
+    build_namespaces,
+    build_operation_targets,
+    callback_options,
+    namespaces_of,
+    read_gauges,
+)
+from renewer.daemon.callbacks import Callbacks
 from renewer.daemon.clock import SystemClock
-from renewer.daemon.control import DaemonControl
+from renewer.daemon.configured import ConfiguredSessions
+from renewer.daemon.control import DaemonControl, Limits, Outlook
+from renewer.daemon.eventstream import EventStream
+from renewer.daemon.lag import RecentLag
+from renewer.daemon.owners import ProcessOwners
+from renewer.daemon.registrar import Registrar
+from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
+from renewer.daemon.restoring import Restored, restore
 from renewer.daemon.supervisor import Supervisor
+from renewer.daemon.systemd import Notifier
 from renewer.daemon.waiting import Waiting
-from renewer.errors import UsageError
-from renewer.observe import AttemptMetrics, LogHook, Metrics, MetricsHook
+from renewer.daemon.watchdog import Watchdog, status_line
+from renewer.observe import AttemptMetrics, DaemonReadings, LogHook, Metrics, MetricsHook, set_up_logging
+from renewer.registry import SqliteRegistry
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
-    from anyio.abc import TaskStatus
+    from anyio.abc import TaskGroup, TaskStatus
 
     from renewer.config import Settings
+    from renewer.core.events import Event
+    from renewer.core.leases import Lease
+    from renewer.core.model import LeaseId, OperationId
+    from renewer.core.operations import Operation
+    from renewer.observe import LogSink
+
+_CLOSING_S = 3.0
+"""What the service manager is told that a stop may take beyond `stop_timeout`."""
+
+_FAREWELL_S = 1.0
+"""How long a stop waits for callbacks that are on their way; the rest are sent by the next start."""
+
+_OVERDUE_S = 5.0
+"""How long something may be due without being begun before the daemon counts as unable to serve."""
 
 _log = structlog.get_logger("renewer.daemon")
 
@@ -43,130 +77,275 @@ _log = structlog.get_logger("renewer.daemon")
 class Daemon:
     """One daemon. `run` serves until `stop` is called; everything else may be looked at meanwhile."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Build every part. Raises `ConfigError` or `UsageError` if one cannot be built."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        read_settings: Callable[[], Settings] | None = None,
+        log_sink: LogSink | None = None,
+    ) -> None:
+        """Build every part. `read_settings` reads the configuration again, for SIGHUP; `log_sink` is set up by it, too.
+
+        Raises `ConfigError` or `UsageError` if a part cannot be built.
+        """
         clock = SystemClock()
+        settings = with_namespaces_named(settings)
         self._settings = settings
+        self._clock = clock
         self._stop = anyio.Event()
         self._not_ready: str | None = "starting"
+        self._lag = RecentLag()
+        self._last_lag_s = 0.0
+        self._log_sink = log_sink
+        self._notifier = Notifier(os.environ)
+        self._registry = SqliteRegistry(
+            settings.daemon.state_dir,
+            synchronous=settings.registry.synchronous,
+            inline_result_bytes=settings.registry.inline_result,
+        )
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=self.metrics.registry)
         prometheus_client.GCCollector(registry=self.metrics.registry)
         self.attempts = AttemptMetrics(self.metrics)
-        self._namespaces = build_namespaces(settings, clock, self._link_lost, os.environ)
-        self._accounts = build_accounts(settings, clock)
+        self._namespaces = build_namespaces(settings, clock, self._post, os.environ)
+        self._operation_targets = build_operation_targets(settings, clock)
+        self._callbacks = Callbacks(callback_options(settings, os.environ), clock, operation=self._operation)
+        self._owners = ProcessOwners(self._post)
+        self._stream = EventStream(0, clock, lease=self._lease, operation=self._operation)
         waiting = Waiting()
         self.supervisor = Supervisor(
             clock=clock,
             lease_targets=self._namespaces,
-            operation_targets={name: account.target for name, account in self._accounts.items()},
-            hooks=[MetricsHook(self.metrics), LogHook(), waiting],
+            operation_targets=self._operation_targets,
+            hooks=[MetricsHook(self.metrics), LogHook(), self._owners, waiting, self._stream],
+            registry=self._registry,
+            deliveries=self._callbacks,
             limits=LaneLimits(
                 renew=settings.renewal.concurrency,
                 by_account={f"fabric.{name}": section.concurrency for name, section in settings.fabric.items()},
             ),
             observer=self.attempts,
-            on_lag=self.metrics.loop_lag.observe,
+            on_lag=self._note_lag,
         )
-        self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces))
+        self._callbacks.on_done = self.supervisor.keeper.delivered
+        self._registrar = Registrar(
+            namespaces_of(settings, self._namespaces),
+            accounts_of(settings, self._operation_targets),
+            self._callbacks.check_url,
+        )
+        self._sessions = ConfiguredSessions(self.supervisor, self._registrar)
         self.control = DaemonControl(
             self.supervisor,
             clock,
             waiting,
-            namespaces={name: settings.renewal_policy(name) for name in settings.servicebus},
-            accounts=self._accounts,
+            self._stream,
+            self._registrar,
+            limits=Limits(settings.api.max_leases, settings.api.max_operations),
+            outlook=Outlook(
+                started_at=clock.utc_now(),
+                targets=self._read_targets,
+                loop_lag_s=lambda: self._lag.worst_s(clock.now()),
+                registry="sqlite",
+            ),
         )
+        self._reloader = Reloader(
+            settings, read_settings or (lambda: settings), self._apply, notifier=self._notifier, clock=clock
+        )
+        self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces))
+        self.metrics.watch_daemon(self._read_daemon)
+        if log_sink is not None:
+            self.metrics.watch_log(log_sink)
+        self._key = _api_key(settings)
 
     def stop(self) -> None:
         """Ask `run` to stop, in good order."""
         self._stop.set()
 
+    async def reload(self) -> ReloadPlan | None:
+        """Read the configuration again; None, and nothing changed, if it has mistakes."""
+        return await self._reloader.reload()
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until stopped. Raises `UsageError` if an address cannot be listened on."""
-        api_listener, admin_listener = self._listen()
+        """Serve until stopped.
+
+        Raises `UsageError` if an address cannot be listened on, `RegistryError` if what was registered cannot be had.
+        """
+        opened = await self._registry.open()
         try:
-            async with anyio.create_task_group() as parts:
-                await parts.start(self.supervisor.run)
-                for namespace in self._namespaces.values():
-                    await parts.start(namespace.run)
-                for account in self._accounts.values():
-                    await parts.start(account.target.run)
-                async with anyio.create_task_group() as doors:
-                    await self._open(doors, api_listener, admin_listener)
-                    self._hold_configured()
-                    self._not_ready = None
-                    _log.info("daemon ready", version=renewer.__version__, **self._addresses())
-                    task_status.started()
-                    await self._stop.wait()
-                    self._not_ready = "stopping"
-                    _log.info("daemon stopping")
-                    with anyio.move_on_after(self._settings.daemon.stop_timeout.total_seconds()):
-                        await self.supervisor.release_all()
-                    doors.cancel_scope.cancel()
-                parts.cancel_scope.cancel()
+            if opened.set_aside is not None:
+                _log.error("registry damaged", detail=opened.set_aside)
+            self._stream.begin(opened.generation)
+            api_listener, admin_listener = self._listen()
+            try:
+                async with anyio.create_task_group() as parts:
+                    await self._start(parts)
+                    self._go_on(restore(opened.entries, self.supervisor, self._registrar, self._callbacks.restore))
+                    async with anyio.create_task_group() as doors:
+                        await self._open(doors, api_listener, admin_listener)
+                        self._become_ready()
+                        task_status.started()
+                        await self._stop.wait()
+                        await self._wind_down()
+                        doors.cancel_scope.cancel()
+                    parts.cancel_scope.cancel()
+            finally:
+                self._close(api_listener, admin_listener)
         finally:
-            self._close(api_listener, admin_listener)
+            with anyio.CancelScope(shield=True):
+                await self._registry.close()
+            self._notifier.close()
         _log.info("daemon stopped")
 
     async def run_until_signalled(self) -> None:
-        """Serve until SIGTERM or SIGINT; a second one stops at once."""
+        """Serve until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration again."""
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._watch_signals, tasks.cancel_scope)
+            await tasks.start(self._watch_signals, tasks)
             await self.run()
             tasks.cancel_scope.cancel()
 
     async def _watch_signals(
-        self, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self, tasks: TaskGroup, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 _log.info("signal received", signal=signal.Signals(number).name)
+                if number == signal.SIGHUP:
+                    tasks.start_soon(self.reload)
+                    continue
                 if self._stop.is_set():
-                    scope.cancel()
+                    tasks.cancel_scope.cancel()
                 self.stop()
 
-    def _hold_configured(self) -> None:
-        for section in self._settings.session:
-            lock_duration = section.lock_duration
-            max_duration = section.max_duration
-            self.control.hold(
-                HoldRequest(
-                    servicebus=section.servicebus,
-                    entity=section.entity,
-                    session_id=section.session_id,
-                    lock_duration_s=None if lock_duration is None else lock_duration.total_seconds(),
-                    reacquire=section.reacquire,
-                    max_duration_s=None if max_duration is None else max_duration.total_seconds(),
-                    labels=section.labels,
-                )
+    # --- starting and stopping -------------------------------------------------------------------------------------
+
+    async def _start(self, parts: TaskGroup) -> None:
+        await parts.start(self.supervisor.run)
+        for namespace in self._namespaces.values():
+            await parts.start(namespace.run)
+        for target in self._operation_targets.values():
+            await parts.start(target.run)
+        await parts.start(self._owners.run)
+        await parts.start(self._callbacks.run)
+
+    def _go_on(self, restored: Restored) -> None:
+        self._sessions.apply(self._settings.session, restored.configured)
+        if restored.leases or restored.operations or restored.configured or restored.unreadable:
+            _log.info(
+                "registry restored",
+                leases=restored.leases + len(restored.configured),
+                operations=restored.operations,
+                callbacks=restored.callbacks,
+                unreadable=restored.unreadable,
             )
 
-    def _link_lost(self, event: LinkLost) -> None:
-        self.supervisor.post(event)
+    def _become_ready(self) -> None:
+        self._not_ready = None
+        _log.info("daemon ready", version=renewer.__version__, **self._addresses())
+        self._notifier.ready(status_line(self.control.status()))
+
+    async def _wind_down(self) -> None:
+        timeout_s = self._settings.daemon.stop_timeout.total_seconds()
+        self._not_ready = "stopping"
+        self.control.state = "stopping"
+        self._notifier.stopping("giving leases back", takes_s=timeout_s + _CLOSING_S)
+        _log.info("daemon stopping")
+        with anyio.move_on_after(timeout_s):
+            await self.supervisor.park_all()
+        with anyio.move_on_after(_CLOSING_S, shield=True):
+            await self.supervisor.keeper.flush()
+        with anyio.move_on_after(_FAREWELL_S):
+            await self._callbacks.caught_up()
+        self._stream.close()
 
     def _listen(self) -> tuple[socket.socket, socket.socket | None]:
-        self._make_state_dir(self._settings.daemon.state_dir)
         metrics = self._settings.metrics.listen
         admin = None if metrics is None else listen_tcp(metrics.host, metrics.port)
         try:
-            where = self._settings.api.listen
-            if isinstance(where, UnixListen):
-                return listen_unix(where.path, mode=self._settings.api.socket_mode), admin
-            return listen_tcp(where.host, where.port), admin
+            api = self._settings.api
+            if isinstance(api.listen, UnixListen):
+                return listen_unix(api.listen.path, mode=api.socket_mode, group=api.socket_group), admin
+            return listen_tcp(api.listen.host, api.listen.port), admin
         except BaseException:
             if admin is not None:
                 admin.close()
             raise
 
-    async def _open(
-        self, doors: anyio.abc.TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None
-    ) -> None:
-        source = self._settings.api.key_source()
-        key = None if source is None else resolve_secret(source, os.environ).get_secret_value()
-        await doors.start(serve, build_api(self.control, key=key), api_listener)
+    async def _open(self, doors: TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
+        doors.start_soon(self._watchdog().run)
+        await doors.start(partial(serve_api, key=lambda: self._key), self.control, api_listener)
         if admin_listener is not None:
-            await doors.start(serve, build_admin(self.metrics, not_ready=lambda: self._not_ready), admin_listener)
+            await doors.start(serve, build_admin(self.metrics, not_ready=self._why_not_ready), admin_listener)
+
+    def _watchdog(self) -> Watchdog:
+        return Watchdog(
+            self._notifier,
+            self._clock,
+            status=lambda: status_line(self.control.status()),
+            cannot_serve=self._why_it_cannot_serve,
+            loop_lag_s=lambda: self._last_lag_s,
+        )
+
+    # --- while it runs ---------------------------------------------------------------------------------------------
+
+    async def _apply(self, plan: ReloadPlan) -> None:
+        """Carry out a reload: everything that can fail first."""
+        settings = plan.settings
+        key, options = _api_key(settings), callback_options(settings, os.environ)
+        self._callbacks.use(options)
+        self._key = key
+        self._settings = settings
+        self._registrar.namespaces = namespaces_of(settings, self._namespaces)
+        self._registrar.accounts = accounts_of(settings, self._operation_targets)
+        self.control.limits.leases = settings.api.max_leases
+        self.control.limits.operations = settings.api.max_operations
+        if self._log_sink is not None:
+            set_up_logging(self._log_sink, level=settings.daemon.log_level, log_format=settings.daemon.log_format)
+        self._sessions.apply(settings.session)
+
+    def _post(self, event: Event) -> None:
+        self.supervisor.post(event)
+
+    def _lease(self, lease_id: LeaseId) -> Lease | None:
+        return self.supervisor.scheduler.lease(lease_id)
+
+    def _operation(self, operation_id: OperationId) -> Operation | None:
+        return self.supervisor.scheduler.operation(operation_id)
+
+    def _note_lag(self, lag_s: float) -> None:
+        self._last_lag_s = lag_s
+        self._lag.observe(lag_s, self._clock.now())
+        self.metrics.loop_lag.observe(lag_s)
+
+    def _why_not_ready(self) -> str | None:
+        if self._not_ready is not None:
+            return self._not_ready
+        if self.control.state != "ready":
+            return self.control.state
+        return self.supervisor.keeper.trouble
+
+    def _why_it_cannot_serve(self) -> str | None:
+        next_due = self.supervisor.scheduler.next_due()
+        overdue = next_due is not None and next_due < self._clock.now() - _OVERDUE_S
+        return "what is due is not begun" if overdue else None
+
+    def _read_targets(self) -> list[TargetReading]:
+        readings = [
+            TargetReading(name, namespace.connections, namespace.links, namespace.clock_skew_s)
+            for name, namespace in self._namespaces.items()
+        ]
+        return readings + [TargetReading(name) for name in self._operation_targets]
+
+    def _read_daemon(self) -> DaemonReadings:
+        return DaemonReadings(
+            registry_backlog=self.supervisor.keeper.backlog,
+            registry_failures=self.supervisor.keeper.failures,
+            callbacks=self._callbacks.outcomes,
+            callbacks_pending=self._callbacks.pending,
+            event_readers=self._stream.readers,
+            reloaded_well=self._reloader.last_successful,
+            reloaded_at=self._reloader.last_success_at,
+        )
 
     def _addresses(self) -> dict[str, str]:
         metrics = self._settings.metrics.listen
@@ -180,9 +359,7 @@ class Daemon:
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
 
-    @staticmethod
-    def _make_state_dir(path: Path) -> None:
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"[daemon] state_dir = {path}: cannot be made: {error.strerror}") from error
+
+def _api_key(settings: Settings) -> str | None:
+    source = settings.api.key_source()
+    return None if source is None else resolve_secret(source, os.environ).get_secret_value()

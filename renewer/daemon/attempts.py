@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -26,13 +26,14 @@ from renewer.core.events import (
     OperationAttemptFailed,
     ResultFetched,
 )
-from renewer.core.model import Failure, LeaseId, OperationId, Terminal, Transient
+from renewer.core.model import Failure, LeaseId, OperationId, PollAnswer, Succeeded, Terminal, Transient
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from renewer.daemon.keeping import Keeper
     from renewer.ports import Clock, LeaseTarget, OperationTarget
 
 _RELEASE_TIMEOUT_S = 5.0
@@ -113,6 +114,7 @@ class AttemptRunner:
         operation_targets: Mapping[str, OperationTarget],
         clock: Clock,
         post: Callable[[Event], None],
+        keeper: Keeper,
         limits: LaneLimits,
         observer: AttemptObserver | None,
     ) -> None:
@@ -120,19 +122,15 @@ class AttemptRunner:
         self._operation_targets = operation_targets
         self._clock = clock
         self._post = post
+        self._keeper = keeper
+        self._limits = limits
         self._observer = observer
         self._tasks: TaskGroup | None = None
         self._sequence = itertools.count()
         self._scopes: dict[tuple[LeaseId | OperationId, int], anyio.CancelScope] = {}
         self._releases: dict[LeaseId, anyio.Event] = {}
         self._waiting: set[tuple[LeaseId, int]] = set()
-        self._lanes: dict[tuple[type, str] | str, _Lane] = {
-            account: _Lane(limits.by_account.get(account, limits.operation)) for account in operation_targets
-        }
-        for target in lease_targets:
-            self._lanes[StartRenew, target] = _Lane(limits.renew, _HOLD_S)
-            self._lanes[StartAcquire, target] = _Lane(limits.acquire, _HOLD_S)
-            self._lanes[StartRelease, target] = _Lane(limits.release, _HOLD_S)
+        self._lanes: dict[str, _Lane] = {}
 
     def use(self, tasks: TaskGroup) -> None:
         """Run attempts in `tasks` from now on."""
@@ -142,7 +140,7 @@ class AttemptRunner:
         """Queue one attempt, or one release; it starts as soon as its lane has room."""
         if self._tasks is None:
             raise RuntimeError("attempts were asked for before the supervisor runs")
-        lane = self._lanes[_lane_of(effect)]
+        lane = self._lane_for(effect)
         if isinstance(effect, StartRenew):
             if (effect.spec.id, effect.epoch) in self._waiting:
                 # The attempt before this one has not even begun; two would only make the queue longer.
@@ -239,25 +237,63 @@ class AttemptRunner:
     async def _ask(self, effect: Attempt) -> Event:
         match effect:
             case StartRenew(spec, epoch, attempt):
-                grant = await self._lease_targets[spec.target].renew(spec, epoch)
-                return LeaseGranted(spec.id, epoch, attempt, grant)
+                return LeaseGranted(spec.id, epoch, attempt, await self._lease_target(spec.target).renew(spec, epoch))
             case StartAcquire(spec, epoch, attempt):
-                grant = await self._lease_targets[spec.target].acquire(spec, epoch)
-                return LeaseGranted(spec.id, epoch, attempt, grant)
+                return LeaseGranted(spec.id, epoch, attempt, await self._lease_target(spec.target).acquire(spec, epoch))
             case StartSubmit(spec, attempt):
-                return OperationAnswered(spec.id, attempt, await self._operation_targets[spec.account].submit(spec))
+                target = self._operation_target(spec.account)
+                await self._keeper.note_asking(spec.id, strictly=True)
+                return self._answered(spec.id, attempt, await target.submit(spec))
             case StartPoll(spec, ticket, attempt):
-                answer = await self._operation_targets[spec.account].poll(spec, ticket)
-                return OperationAnswered(spec.id, attempt, answer)
+                target = self._operation_target(spec.account)
+                await self._keeper.note_asking(spec.id, strictly=False)
+                return self._answered(spec.id, attempt, await target.poll(spec, ticket))
             case StartFetch(spec, ticket, attempt):
-                result = await self._operation_targets[spec.account].fetch(spec, ticket)
-                return ResultFetched(spec.id, attempt, result)
+                result = await self._operation_target(spec.account).fetch(spec, ticket)
+                return ResultFetched(spec.id, attempt, self._keeper.keep_result(spec.id, result))
+
+    def _answered(self, operation_id: OperationId, attempt: int, answer: PollAnswer) -> Event:
+        if isinstance(answer, Succeeded) and answer.result is not None:
+            answer = replace(answer, result=self._keeper.keep_result(operation_id, answer.result))
+        return OperationAnswered(operation_id, attempt, answer)
+
+    def _lease_target(self, name: str) -> LeaseTarget:
+        target = self._lease_targets.get(name)
+        if target is None:
+            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="network")
+        return target
+
+    def _operation_target(self, name: str) -> OperationTarget:
+        target = self._operation_targets.get(name)
+        if target is None:
+            # Throttled, so that a first request, which was not sent, may be sent when the account is back.
+            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="throttled")
+        return target
+
+    def _lane_for(self, effect: Attempt | StartRelease) -> _Lane:
+        limits = self._limits
+        match effect:
+            case StartSubmit() | StartPoll() | StartFetch():
+                account = effect.spec.account
+                return self._lane(account, limits.by_account.get(account, limits.operation), math.inf)
+            case StartRenew():
+                return self._lane(f"renew {effect.spec.target}", limits.renew, _HOLD_S)
+            case StartAcquire():
+                return self._lane(f"acquire {effect.spec.target}", limits.acquire, _HOLD_S)
+            case StartRelease():
+                return self._lane(f"release {effect.spec.target}", limits.release, _HOLD_S)
+
+    def _lane(self, name: str, limit: int, hold_s: float) -> _Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = _Lane(limit, hold_s)
+        return lane
 
     async def _release(self, effect: StartRelease) -> None:
         spec = effect.spec
         try:
             with anyio.move_on_after(_RELEASE_TIMEOUT_S):
-                await self._lease_targets[spec.target].release(spec, effect.epoch)
+                await self._lease_target(spec.target).release(spec, effect.epoch)
         except (TransientError, LeaseLostError) as error:
             _log.warning("lease release not confirmed", lease=spec.id, detail=str(error))
         except Exception:
@@ -266,14 +302,6 @@ class AttemptRunner:
             event = self._releases.pop(spec.id, None)
             if event is not None:
                 event.set()
-
-
-def _lane_of(effect: Attempt | StartRelease) -> tuple[type, str] | str:
-    match effect:
-        case StartSubmit() | StartPoll() | StartFetch():
-            return effect.spec.account
-        case _:
-            return type(effect), effect.spec.target
 
 
 def _failed(effect: Attempt, failure: Failure) -> Event:

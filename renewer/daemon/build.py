@@ -7,7 +7,8 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from renewer.config import ConnectionString, resolve_secret
-from renewer.daemon.control import Account
+from renewer.daemon.callbacks import CallbackOptions
+from renewer.daemon.registrar import Account, Namespace
 from renewer.targets.fabric import FabricOptions, FabricTarget
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
 from renewer.targets.tokens import AzureIdentityToken, EnvToken, FileToken, StaticToken
@@ -24,25 +25,48 @@ def build_namespaces(
     """The Service Bus namespaces, by target name (``servicebus.main``)."""
     return {
         f"servicebus.{name}": ServiceBusTarget(
-            _namespace(name, section, environ), clock, report_loss, rng=SystemRandom()
+            namespace_options(name, section, environ), clock, report_loss, rng=SystemRandom()
         )
         for name, section in settings.servicebus.items()
     }
 
 
-def build_accounts(settings: Settings, clock: Clock) -> dict[str, Account]:
+def build_operation_targets(settings: Settings, clock: Clock) -> dict[str, FabricTarget]:
     """The accounts that operations can be followed on, by name (``fabric.main``)."""
     return {
-        f"fabric.{name}": Account(
-            FabricTarget(
-                FabricOptions(name=name, base_url=section.base_url, max_result_bytes=section.max_result),
-                _tokens(section, clock),
-                clock,
-            ),
-            section.poll_policy(),
+        f"fabric.{name}": FabricTarget(
+            FabricOptions(name=name, base_url=section.base_url, max_result_bytes=section.max_result),
+            token_source(section, clock),
+            clock,
         )
         for name, section in settings.fabric.items()
     }
+
+
+def namespaces_of(settings: Settings, targets: Mapping[str, ServiceBusTarget]) -> dict[str, Namespace]:
+    """The namespaces with how leases on them are kept now. They themselves are fixed at the start."""
+    return {
+        name: Namespace(target, settings.renewal_policy(name.partition(".")[2])) for name, target in targets.items()
+    }
+
+
+def accounts_of(settings: Settings, targets: Mapping[str, FabricTarget]) -> dict[str, Account]:
+    """The accounts with how their operations are followed now. They themselves are fixed at the start."""
+    return {
+        name: Account(target, settings.fabric[name.partition(".")[2]].poll_policy()) for name, target in targets.items()
+    }
+
+
+def callback_options(settings: Settings, environ: Mapping[str, str]) -> CallbackOptions:
+    """How callbacks are sent."""
+    section = settings.callback
+    source = section.key_source()
+    return CallbackOptions(
+        allow_hosts=section.allow_hosts,
+        key=None if source is None else resolve_secret(source, environ).get_secret_value(),
+        timeout_s=section.timeout.total_seconds(),
+        give_up_s=section.give_up.total_seconds(),
+    )
 
 
 def read_gauges(namespaces: Mapping[str, ServiceBusTarget]) -> Callable[[], Iterator[tuple[str, dict[str, float]]]]:
@@ -58,7 +82,8 @@ def read_gauges(namespaces: Mapping[str, ServiceBusTarget]) -> Callable[[], Iter
     return read
 
 
-def _namespace(name: str, section: ServiceBusSettings, environ: Mapping[str, str]) -> NamespaceOptions:
+def namespace_options(name: str, section: ServiceBusSettings, environ: Mapping[str, str]) -> NamespaceOptions:
+    """How the namespace of this section is reached. Raises `ConfigError` where its connection string cannot be had."""
     source = section.connection_string_source(name)
     parsed = ConnectionString.parse(resolve_secret(source, environ).get_secret_value())
     return NamespaceOptions(
@@ -82,7 +107,8 @@ def _namespace(name: str, section: ServiceBusSettings, environ: Mapping[str, str
     )
 
 
-def _tokens(section: FabricSettings, clock: Clock) -> TokenSource:
+def token_source(section: FabricSettings, clock: Clock) -> TokenSource:
+    """Where the bearer tokens of this account come from."""
     if section.token is not None:
         return StaticToken(section.token.get_secret_value())
     if section.token_file is not None:

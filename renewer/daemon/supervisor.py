@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 import structlog
 
 from renewer.core.effects import CancelAttempt, Effect, TellLease, TellOperation
-from renewer.core.events import Event, LeaseReleaseRequested
+from renewer.core.events import Event, LeaseParkRequested
+from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import is_over
 from renewer.daemon.attempts import AttemptObserver, AttemptRunner, LaneLimits
+from renewer.daemon.keeping import Deliveries, Keeper, News
+from renewer.daemon.records import Timeline, boot_id, lease_entry, operation_entry
+from renewer.ports import Entry, EntryKind, Registry
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
-    from renewer.core.model import LeaseId
     from renewer.ports import Clock, Hook, LeaseTarget, OperationTarget
 
 MAX_SLEEP_S = 1.0
-
-_N = TypeVar("_N", TellLease, TellOperation)
 
 _log = structlog.get_logger("renewer.supervisor")
 
@@ -44,13 +45,18 @@ class Supervisor:
         lease_targets: Mapping[str, LeaseTarget],
         operation_targets: Mapping[str, OperationTarget],
         hooks: list[Hook],
+        registry: Registry,
+        deliveries: Deliveries | None = None,
         limits: LaneLimits | None = None,
         observer: AttemptObserver | None = None,
         on_lag: Callable[[float], None] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.scheduler = Scheduler()
+        self.keeper = Keeper(registry, snapshot=self._snapshot, tell=self._tell, deliveries=deliveries)
+        self._boot = boot_id()
         self._clock = clock
+        self._operation_targets = operation_targets
         self._hooks = hooks
         self._on_lag = on_lag
         self._draw = draw
@@ -61,6 +67,7 @@ class Supervisor:
             operation_targets=operation_targets,
             clock=clock,
             post=self.post,
+            keeper=self.keeper,
             limits=limits if limits is not None else LaneLimits(),
             observer=observer,
         )
@@ -76,18 +83,27 @@ class Supervisor:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
             self._runner.use(tasks)
+            await tasks.start(self.keeper.run)
             task_status.started()
             while True:
                 now = self._clock.now()
                 self._perform(self.scheduler.advance(now, self._draw))
                 await self._sleep(now, self._runner.relieve())
 
-    async def release_all(self) -> None:
-        """Ask for the release of every lease that lives, and wait until each is confirmed or given up."""
+    def knows(self, key: str) -> bool:
+        """Whether there is a lease or an operation of this id."""
+        return self.scheduler.lease(LeaseId(key)) is not None or self.scheduler.operation(OperationId(key)) is not None
+
+    async def park_all(self) -> None:
+        """Give every lease back, to be held again by the next start; returns when each is confirmed or given up."""
         for lease in list(self.scheduler.leases()):
             if not is_over(lease.state):
-                self.post(LeaseReleaseRequested(lease.spec.id))
+                self.post(LeaseParkRequested(lease.spec.id))
         await self._runner.all_released()
+
+    def timeline(self) -> Timeline:
+        """The clocks as they are now, for records."""
+        return Timeline.read(self._clock, self._boot)
 
     async def released(self, lease_id: LeaseId) -> None:
         """Wait until the release under way for this lease, if any, is confirmed or given up."""
@@ -109,21 +125,29 @@ class Supervisor:
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, TellLease):
-                for hook in self._hooks:
-                    self._tell(hook.lease, effect)
-            elif isinstance(effect, TellOperation):
-                for hook in self._hooks:
-                    self._tell(hook.operation, effect)
+            if isinstance(effect, TellLease | TellOperation):
+                self.keeper.take(effect)
             elif isinstance(effect, CancelAttempt):
                 self._runner.cancel(effect.key, effect.attempt)
             else:
                 self._runner.start(effect)
 
-    @staticmethod
-    def _tell(hook: Callable[[_N], None], news: _N) -> None:
-        try:
-            hook(news)
-        except Exception:
-            # Whoever listens must not be able to stop what they listen to.
-            _log.exception("hook raised an unexpected error")
+    def _tell(self, news: News) -> None:
+        for hook in self._hooks:
+            try:
+                if isinstance(news, TellLease):
+                    hook.lease(news)
+                else:
+                    hook.operation(news)
+            except Exception:
+                # Whoever listens must not be able to stop what they listen to.
+                _log.exception("hook raised an unexpected error")
+
+    def _snapshot(self, kind: EntryKind, key: str) -> Entry | None:
+        if kind is EntryKind.LEASE:
+            lease = self.scheduler.lease(LeaseId(key))
+            return None if lease is None else lease_entry(lease, self.timeline())
+        operation = self.scheduler.operation(OperationId(key))
+        if operation is None:
+            return None
+        return operation_entry(operation, self.timeline(), self._operation_targets.get(operation.spec.account))

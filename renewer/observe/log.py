@@ -28,6 +28,12 @@ def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", st
     Lines are written by a thread; `close` the sink that is returned to have the last ones written at the end.
     """
     sink = LogSink(sys.stderr if stream is None else stream)
+    set_up_logging(sink, level=level, log_format=log_format)
+    return sink
+
+
+def set_up_logging(sink: LogSink, *, level: str, log_format: LogFormat) -> None:
+    """Have everything logged to `sink` from now on, in this way. May be called again."""
     is_terminal = sink.isatty()
     if log_format == "auto":
         log_format = "console" if is_terminal else "json"
@@ -48,7 +54,6 @@ def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", st
     )
     # Libraries log through the standard library; their warnings belong in the same place, their chatter nowhere.
     logging.basicConfig(level=logging.WARNING, stream=sink, format="%(levelname)s %(name)s: %(message)s", force=True)
-    return sink
 
 
 class LogHook:
@@ -118,6 +123,8 @@ _REPEATED = frozenset({LeaseNews.RENEW_FAILED, LeaseNews.ACQUIRE_FAILED})
 
 _LEASE_PHRASES: dict[LeaseNews, tuple[int, str]] = {
     LeaseNews.REGISTERED: (logging.INFO, "lease registered"),
+    LeaseNews.RESTORED: (logging.DEBUG, "lease restored"),
+    LeaseNews.REVISED: (logging.INFO, "lease revised"),
     LeaseNews.ACQUIRED: (logging.INFO, "lease acquired"),
     LeaseNews.REACQUIRED: (logging.WARNING, "lease reacquired"),
     LeaseNews.ACQUIRE_FAILED: (logging.WARNING, "lease not acquired"),
@@ -127,11 +134,13 @@ _LEASE_PHRASES: dict[LeaseNews, tuple[int, str]] = {
     LeaseNews.RECOVERED: (logging.WARNING, "lease recovered"),
     LeaseNews.LOST: (logging.ERROR, "lease lost"),
     LeaseNews.RELEASED: (logging.INFO, "lease released"),
+    LeaseNews.PARKED: (logging.INFO, "lease parked"),
     LeaseNews.FORGOTTEN: (logging.DEBUG, "lease forgotten"),
 }
 
 _OPERATION_PHRASES: dict[OperationNews, tuple[int, str]] = {
     OperationNews.REGISTERED: (logging.INFO, "operation registered"),
+    OperationNews.RESTORED: (logging.DEBUG, "operation restored"),
     OperationNews.POLLED: (logging.DEBUG, "operation polled"),
     OperationNews.POLL_FAILED: (logging.WARNING, "operation request failed"),
     OperationNews.UNKNOWN_STATUS: (logging.WARNING, "operation status unknown"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import renewer
@@ -29,6 +30,19 @@ _RETRY_AFTER_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 360
 
 Gauges = Callable[[], Iterable[tuple[str, Mapping[str, float]]]]
 """Yields, at scrape time, a target's name and its readings: `connections`, `links`, `clock_skew_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReadings:
+    """What the daemon's parts show at the moment of a scrape."""
+
+    registry_backlog: int
+    registry_failures: int
+    callbacks: Mapping[str, int]
+    callbacks_pending: int
+    event_readers: int
+    reloaded_well: bool
+    reloaded_at: float
 
 
 class Metrics:
@@ -112,6 +126,10 @@ class Metrics:
         """Count the scheduler's leases and operations, and read the targets' gauges, at each scrape."""
         self.registry.register(_StateCollector(scheduler, gauges))
 
+    def watch_daemon(self, read: Callable[[], DaemonReadings]) -> None:
+        """Show what the daemon's parts say of themselves at each scrape."""
+        self.registry.register(_DaemonCollector(read))
+
     def watch_log(self, sink: LogSink) -> None:
         """Show how many lines of the log could not be written."""
         lost = prometheus_client.Gauge(
@@ -186,6 +204,45 @@ class AttemptMetrics:
     def renewal_answered(self, duration_s: float) -> None:
         """A renewal was answered, well or not, after so long."""
         self._renewal_duration.observe(duration_s)
+
+
+class _DaemonCollector(Collector):
+    """What the daemon's parts count themselves."""
+
+    def __init__(self, read: Callable[[], DaemonReadings]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        """Registered without being collected: the parts may not run yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One reading of everything."""
+        now = self._read()
+        yield GaugeMetricFamily(
+            "renewer_registry_backlog", "Leases and operations that wait to be stored.", value=now.registry_backlog
+        )
+        yield CounterMetricFamily(
+            "renewer_registry_write_failures", "Writes to the registry that failed.", value=now.registry_failures
+        )
+        callbacks = CounterMetricFamily("renewer_callbacks", "Callbacks sent, by outcome.", labels=["outcome"])
+        for outcome, count in now.callbacks.items():
+            callbacks.add_metric([outcome], count)
+        yield callbacks
+        yield GaugeMetricFamily(
+            "renewer_callbacks_pending", "Callbacks that are not acknowledged yet.", value=now.callbacks_pending
+        )
+        yield GaugeMetricFamily("renewer_event_readers", "Open event streams.", value=now.event_readers)
+        yield GaugeMetricFamily(
+            "renewer_config_last_reload_successful",
+            "1 if the configuration was read well last time, 0 if it had mistakes.",
+            value=now.reloaded_well,
+        )
+        yield GaugeMetricFamily(
+            "renewer_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read well; the start counts.",
+            value=now.reloaded_at,
+        )
 
 
 class _StateCollector(Collector):

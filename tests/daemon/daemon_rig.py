@@ -15,9 +15,15 @@ from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, Operation
 from renewer.core.states import LossReason
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.daemon.attempts import LaneLimits
+from renewer.daemon.control import DaemonControl, Limits, Outlook
+from renewer.daemon.eventstream import EventStream
+from renewer.daemon.registrar import Account, Namespace, Registrar
+from renewer.daemon.restoring import restore
 from renewer.daemon.supervisor import Supervisor
-from renewer.errors import LeaseLostError
+from renewer.daemon.waiting import Waiting
+from renewer.errors import ConflictError, LeaseLostError
 from renewer.ports import PreparedOperation
+from renewer.registry import MemoryRegistry
 
 
 @dataclass
@@ -31,6 +37,7 @@ class FakeBroker:
     locked_until: dict[LeaseId, float] = field(default_factory=dict)
     renewals: int = 0
     releases: list[LeaseId] = field(default_factory=list)
+    states: dict[LeaseId, bytes] = field(default_factory=dict)
     under_way: int = 0
     most_under_way: int = 0
     expired: int = 0
@@ -72,6 +79,17 @@ class FakeBroker:
         self.locked_until.pop(spec.id, None)
         self.releases.append(spec.id)
 
+    async def get_state(self, spec: LeaseSpec, epoch: int) -> bytes | None:
+        await anyio.sleep(self.latency_s)
+        return self.states.get(spec.id)
+
+    async def set_state(self, spec: LeaseSpec, epoch: int, state: bytes | None) -> None:
+        await anyio.sleep(self.latency_s)
+        if state is None:
+            self.states.pop(spec.id, None)
+        else:
+            self.states[spec.id] = state
+
 
 @dataclass
 class FakeService:
@@ -79,6 +97,9 @@ class FakeService:
 
     script: Iterator[PollAnswer | Result | Exception]
     asked_at: list[tuple[str, float]] = field(default_factory=list)
+    tickets: list[object] = field(default_factory=list)
+    cancelled: list[OperationId] = field(default_factory=list)
+    can_cancel: bool = True
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         task_status.started()
@@ -91,10 +112,32 @@ class FakeService:
         return await self._next("submit")
 
     async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
+        self.tickets.append(ticket)
         return await self._next("poll")
 
     async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
         return await self._next("fetch")
+
+    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
+        if not self.can_cancel:
+            raise ConflictError("it cannot be cancelled")
+        self.cancelled.append(spec.id)
+
+    @staticmethod
+    def dump_request(request: object) -> object:
+        return {"request": request}
+
+    @staticmethod
+    def load_request(document):
+        return document["request"]
+
+    @staticmethod
+    def dump_ticket(ticket: object) -> object:
+        return {"ticket": ticket}
+
+    @staticmethod
+    def load_ticket(document):
+        return document["ticket"]
 
     async def _next(self, what: str):
         self.asked_at.append((what, anyio.current_time()))
@@ -132,14 +175,20 @@ class Rig:
         self.heard = Heard()
         self.broker = broker if broker is not None else FakeBroker()
         self.lags: list[float] = []
+        self.registry = options.pop("registry", None) or MemoryRegistry()
         self.supervisor = Supervisor(
             clock=clock,
             lease_targets={"servicebus.main": self.broker, **options.pop("other_brokers", {})},
             operation_targets={} if service is None else {"fabric.main": service},
             hooks=[self.heard],
+            registry=self.registry,
             on_lag=self.lags.append,
             limits=options.pop("limits", LaneLimits()),
             **options,
+        )
+        self.registrar = Registrar(
+            {"servicebus.main": Namespace(self.broker, RenewalPolicy())},
+            {} if service is None else {"fabric.main": Account(service, PollPolicy())},
         )
 
     def hold(self, name: str = "s", policy: RenewalPolicy | None = None, target: str = "servicebus.main") -> LeaseSpec:
@@ -163,10 +212,31 @@ class Rig:
 
     @asynccontextmanager
     async def running(self):
+        opened = await self.registry.open()
+        self.restored = restore(opened.entries, self.supervisor, self.registrar)
         async with anyio.create_task_group() as tasks:
             await tasks.start(self.supervisor.run)
             yield tasks
             tasks.cancel_scope.cancel()
+
+
+class Desk(Rig):
+    """A rig with a control in front of it."""
+
+    def __init__(self, clock, *arguments, limits: Limits | None = None, **options) -> None:
+        super().__init__(clock, *arguments, **options)
+        scheduler, waiting = self.supervisor.scheduler, Waiting()
+        stream = EventStream(1, clock, lease=scheduler.lease, operation=scheduler.operation)
+        self.supervisor._hooks += [waiting, stream]
+        self.control = DaemonControl(
+            self.supervisor,
+            clock,
+            waiting,
+            stream,
+            self.registrar,
+            limits=limits or Limits(),
+            outlook=Outlook(started_at=clock.utc_now()),
+        )
 
 
 async def _maybe(value: object) -> None:

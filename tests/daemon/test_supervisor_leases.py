@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from renewer.core.effects import LeaseNews
+from renewer.core.events import LeaseReleaseRequested
 from renewer.core.states import LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy
 from renewer.daemon.attempts import LaneLimits
@@ -100,10 +101,24 @@ async def test_a_released_lease_is_given_back_before_release_returns(clock):
     async with rig.running():
         spec = rig.hold()
         await anyio.sleep(1)
-        await rig.supervisor.release_all()
+        rig.supervisor.post(LeaseReleaseRequested(spec.id))
+        await rig.supervisor.released(spec.id)
         assert rig.broker.releases == [spec.id]
         assert rig.broker.locked_until == {}
     assert rig.lease(spec).state is LeaseState.RELEASED
+
+
+async def test_when_the_daemon_stops_every_lease_is_given_back_and_left_for_the_next_start(clock):
+    rig = Rig(clock)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        await rig.supervisor.park_all()
+        assert rig.broker.releases == [spec.id]
+        assert rig.broker.locked_until == {}
+        await anyio.sleep(60)
+    assert rig.lease(spec).state is LeaseState.ACQUIRING
+    assert rig.broker.locked_until == {}
 
 
 async def test_release_does_not_wait_for_ever_for_a_broker_that_does_not_answer(clock):
@@ -113,7 +128,7 @@ async def test_release_does_not_wait_for_ever_for_a_broker_that_does_not_answer(
         await anyio.sleep(1)
         rig.broker.latency_s = 1e6
         with anyio.fail_after(30):
-            await rig.supervisor.release_all()
+            await rig.supervisor.park_all()
 
 
 async def test_no_more_renewals_are_under_way_at_once_than_allowed(clock):

@@ -36,7 +36,8 @@ async def test_an_operation_is_polled_at_retry_after_and_its_result_fetched_at_o
         await anyio.sleep(120)
     operation = rig.operation(spec)
     assert operation.state is OperationState.SUCCEEDED
-    assert operation.result == RESULT
+    assert operation.result == RESULT.without_body()
+    assert await rig.supervisor.keeper.result(spec.id) == RESULT
     (submit, first, second, fetch) = service.asked_at
     assert [what for what, _ in service.asked_at] == ["submit", "poll", "poll", "fetch"]
     assert first[1] - submit[1] >= 20

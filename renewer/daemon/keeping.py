@@ -1,0 +1,297 @@
+"""Keeping: what must survive the daemon goes into the registry, and good news waits until it is there.
+
+News of a change marks its lease or operation; a writer takes what is marked, as it then stands, and stores it in one
+batch, so that many changes cost one write. News that somebody may build on (registered, acquired, succeeded) is held
+back for those milliseconds, in order, so that nothing that was told is unknown after a crash. Bad news does not wait,
+unless it is of something whose good news has not been told yet. Renewals are not written.
+
+When the registry is slow or cannot be written the daemon goes on: everything is told at once, the writer tries again,
+and new work is refused by whoever asks `durable`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import structlog
+
+from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.errors import RegistryError, UnstorableError
+from renewer.ports import Batch, Entry, EntryKind
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+    from renewer.core.model import Result
+    from renewer.ports import Registry
+
+News = TellLease | TellOperation
+
+BATCH = 500
+"""How many things are stored at once: taking them down happens on the event loop, which must not be held up."""
+
+PATIENCE_S = 2.0
+"""How long good news is held back at most."""
+
+_RETRY_S = (1.0, 2.0, 4.0, 8.0, 10.0)
+
+_log = structlog.get_logger("renewer.registry")
+
+
+class Deliveries(Protocol):
+    """Makes and sends callbacks; they are kept until they are acknowledged."""
+
+    def entry_for(self, news: News) -> Entry | None:
+        """The callback that this piece of news asks for, if any."""
+        ...
+
+    def send(self, entry: Entry) -> None:
+        """The news may be told: deliver the callback."""
+        ...
+
+
+class Keeper:
+    """Between the core's news and those who are told it.
+
+    `snapshot` takes down a lease or an operation as it stands, None if it is forgotten; `tell` passes news on.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        snapshot: Callable[[EntryKind, str], Entry | None],
+        tell: Callable[[News], None],
+        deliveries: Deliveries | None = None,
+    ) -> None:
+        self.trouble: str | None = None
+        """Why the registry cannot be written; None while it can."""
+        self.failures = 0
+        """How often it could not be written."""
+        self._registry = registry
+        self._snapshot = snapshot
+        self._tell = tell
+        self._deliveries = deliveries
+        self._marked: dict[str, _Mark] = {}
+        self._under_way: dict[str, _Mark] = {}
+        self._callbacks: dict[str, Entry] = {}
+        self._results: dict[str, Result] = {}
+        self._work = anyio.Event()
+        self._is_slow = False
+
+    @property
+    def backlog(self) -> int:
+        """How many things wait to be stored."""
+        return len(self._marked) + len(self._under_way)
+
+    def take(self, news: News) -> None:
+        """Take in one piece of news: pass it on, now or when what it tells of is stored."""
+        key = news.spec.id
+        kind = EntryKind.LEASE if isinstance(news, TellLease) else EntryKind.OPERATION
+        callback = None if self._deliveries is None else self._deliveries.entry_for(news)
+        if news.news in _KEPT or callback is not None:
+            change = self._mark(kind, key)
+            if callback is not None:
+                self._callbacks[callback.id] = callback
+                change.callbacks.append(callback.id)
+        waiting = self._marked.get(key) or self._under_way.get(key)
+        is_first = not any(mark.held_back for mark in (self._under_way.get(key), waiting) if mark is not None)
+        if waiting is None or self._is_slow or self.trouble is not None or (news.news in _URGENT and is_first):
+            self._pass_on_one(news, callback)
+        else:
+            waiting.held_back.append((news, callback))
+
+    async def durable(self, key: str) -> bool:
+        """Wait until all that is known of this lease or operation by now is stored; False if it cannot be."""
+        mark = self._marked.get(key) or self._under_way.get(key)
+        if mark is None:
+            return self.trouble is None
+        await mark.done.wait()
+        return mark.stored
+
+    async def note_asking(self, key: str, *, strictly: bool) -> None:
+        """Store that a request for this operation goes out, before it does.
+
+        Whoever starts after a crash then knows that there may be an answer which nobody read. With `strictly` this
+        returns only when it is stored, else also when it cannot be.
+        """
+        self._mark(EntryKind.OPERATION, key)
+        while not await self.durable(key) and strictly:
+            self._mark(EntryKind.OPERATION, key)
+            await anyio.sleep(_RETRY_S[0])
+
+    def keep_result(self, key: str, result: Result) -> Result:
+        """Take charge of a result's body; what the core needs to know of it is returned."""
+        if not result.body:
+            return result
+        self._results[key] = result
+        return result.without_body()
+
+    async def result(self, key: str) -> Result | None:
+        """The result of an operation, with its body. Raises `RegistryError` if it cannot be read."""
+        waiting = self._results.get(key)
+        return waiting if waiting is not None else await self._registry.result(key)
+
+    def delivered(self, callback_id: str) -> None:
+        """A callback was acknowledged, or given up: it need not be kept."""
+        if self._callbacks.pop(callback_id, None) is not None:
+            self._mark(EntryKind.CALLBACK, callback_id)
+
+    def restored(self, callback: Entry) -> None:
+        """A callback of an earlier run that is still to be delivered."""
+        self._callbacks[callback.id] = callback
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Write, until cancelled, what is to be stored. It is called once at a time."""
+        task_status.started()
+        failures = 0
+        while True:
+            if not self._marked:
+                self._work = anyio.Event()
+                await self._work.wait()
+            if await self._write():
+                failures = 0
+            else:
+                await anyio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+
+    async def flush(self) -> None:
+        """Wait until everything is stored, or cannot be."""
+        while (key := next(iter(self._marked or self._under_way), None)) is not None:
+            if not await self.durable(key):
+                return
+
+    def _mark(self, kind: EntryKind, key: str) -> _Mark:
+        mark = self._marked.get(key)
+        if mark is None:
+            mark = self._marked[key] = _Mark(kind)
+            self._work.set()
+        return mark
+
+    async def _write(self) -> bool:
+        batch = self._take_batch()
+        failure = None
+        unstorable: set[str] = set()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._lose_patience)
+            try:
+                unstorable = await self._store(batch)
+            except RegistryError as error:
+                failure = str(error)
+            finally:
+                self._is_slow = False
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            self._failed(failure)
+            return False
+        if self.trouble is not None:
+            self.trouble = None
+            _log.warning("registry written again")
+        done, self._under_way = self._under_way, {}
+        for key in batch.results:
+            self._results.pop(key, None)
+        for key, mark in done.items():
+            mark.stored = key not in unstorable
+            self._pass_on(mark)
+            mark.done.set()
+        return True
+
+    async def _store(self, batch: Batch) -> set[str]:
+        """Store what can be stored; returns the ids of what never can be, and must not keep the rest waiting."""
+        unstorable: set[str] = set()
+        while True:
+            try:
+                await self._registry.write(batch)
+            except UnstorableError as error:
+                if error.key in unstorable:
+                    raise
+                unstorable.add(error.key)
+                _log.error("record not stored", id=error.key, detail=str(error))
+                batch = replace(batch, puts=[entry for entry in batch.puts if entry.id != error.key])
+            else:
+                return unstorable
+
+    async def _lose_patience(self) -> None:
+        await anyio.sleep(PATIENCE_S)
+        self._is_slow = True
+        _log.warning("registry slow", backlog=self.backlog)
+        for marks in (self._under_way, self._marked):
+            for mark in marks.values():
+                self._pass_on(mark)
+
+    def _take_batch(self) -> Batch:
+        puts: list[Entry] = []
+        deletes: list[tuple[EntryKind, str]] = []
+        results: dict[str, Result] = {}
+        while self._marked and len(self._under_way) < BATCH:
+            key = next(iter(self._marked))
+            mark = self._under_way[key] = self._marked.pop(key)
+            entry = None if mark.kind is EntryKind.CALLBACK else self._snapshot(mark.kind, key)
+            if entry is None:
+                deletes.append((mark.kind, key))
+                self._results.pop(key, None)
+            else:
+                puts.append(entry)
+            if entry is not None and key in self._results:
+                results[key] = self._results[key]
+            puts += [self._callbacks[name] for name in mark.callbacks if name in self._callbacks]
+        return Batch(puts, deletes, results)
+
+    def _failed(self, why: str) -> None:
+        self.failures += 1
+        if self.trouble != why:
+            _log.error("registry not written", detail=why)
+        self.trouble = why
+        done, self._under_way = self._under_way, {}
+        again = self._marked
+        self._marked = {}
+        for key, mark in (*done.items(), *again.items()):
+            self._pass_on(mark)
+            mark.done.set()
+            # Marked anew for the next try, with nobody waiting.
+            self._marked.setdefault(key, _Mark(mark.kind)).callbacks += mark.callbacks
+
+    def _pass_on(self, mark: _Mark) -> None:
+        while mark.held_back:
+            self._pass_on_one(*mark.held_back.popleft())
+
+    def _pass_on_one(self, news: News, callback: Entry | None) -> None:
+        self._tell(news)
+        if callback is not None and self._deliveries is not None:
+            self._deliveries.send(callback)
+
+
+@dataclass(slots=True)
+class _Mark:
+    """Something that is to be stored, and what waits for it."""
+
+    kind: EntryKind
+    held_back: deque[tuple[News, Entry | None]] = field(default_factory=deque)
+    callbacks: list[str] = field(default_factory=list)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    stored: bool = False
+
+
+_KEPT: frozenset[LeaseNews | OperationNews] = frozenset(
+    {
+        LeaseNews.REGISTERED,
+        LeaseNews.REVISED,
+        LeaseNews.ACQUIRED,
+        LeaseNews.REACQUIRED,
+        LeaseNews.LOST,
+        LeaseNews.RELEASED,
+        LeaseNews.PARKED,
+        LeaseNews.FORGOTTEN,
+        OperationNews.REGISTERED,
+        OperationNews.POLLED,
+        OperationNews.POLL_FAILED,
+        OperationNews.STATE_CHANGED,
+        OperationNews.FORGOTTEN,
+    }
+)
+
+_URGENT: frozenset[LeaseNews | OperationNews] = frozenset({LeaseNews.AT_RISK, LeaseNews.LOST})

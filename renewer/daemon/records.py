@@ -1,0 +1,249 @@
+"""What is kept of leases and operations: from the core's values to JSON and back.
+
+Instants are stored as they are, monotonic, together with both clocks and the boot they belong to. Within one boot the
+monotonic clock goes on from process to process, so that a wall clock that was stepped in between changes nothing; after
+another boot the time that has passed is taken from the wall clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from renewer.api.documents import to_json
+from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner, Result
+from renewer.core.past import LeasePast, Loss, OperationPast
+from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
+from renewer.errors import RegistryError
+from renewer.ports import Entry, EntryKind
+
+if TYPE_CHECKING:
+    from renewer.core.leases import Lease
+    from renewer.core.operations import Operation
+    from renewer.ports import Clock, OperationTarget
+
+_VERSION = 1
+
+
+def boot_id() -> str:
+    """What names the present boot of the machine; "" where there is no telling."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The clocks of this run, read together; carries instants of an earlier run over."""
+
+    boot: str
+    now: float
+    wall: float
+
+    @classmethod
+    def read(cls, clock: Clock, boot: str) -> Timeline:
+        """Both clocks as they are now."""
+        return cls(boot, clock.now(), clock.utc_now().timestamp())
+
+    def mark(self) -> dict[str, Any]:
+        """What a record carries, so that its instants can be understood later."""
+        return {"boot": self.boot, "now": self.now, "wall": self.wall}
+
+    def carry(self, mark: Mapping[str, Any]) -> Callable[[float | None], float | None]:
+        """Turns instants of a record with this mark into instants of this run."""
+        then, wall = float(mark["now"]), float(mark["wall"])
+        if self.boot and mark["boot"] == self.boot and then <= self.now:
+            return lambda at: at
+        passed_s = max(0.0, self.wall - wall)
+        return lambda at: None if at is None else at - then + self.now - passed_s
+
+
+def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
+    """All of a lease that must survive the daemon."""
+    spec = lease.spec
+    loss = lease.last_loss
+    return Entry(
+        EntryKind.LEASE,
+        spec.id,
+        lease.number,
+        {
+            "v": _VERSION,
+            "clock": timeline.mark(),
+            "target": spec.target,
+            "entity": spec.entity,
+            "kind": spec.kind.value,
+            "session_id": spec.session_id,
+            "lock_token": spec.lock_token,
+            "lock_duration_s": spec.lock_duration_s,
+            "labels": dict(spec.labels),
+            "owner": {**asdict(spec.owner), "kind": spec.owner.kind.value},
+            "context": dict(spec.context),
+            "state": lease.state.value,
+            "registered_at": lease.registered_at,
+            "epoch": lease.epoch,
+            "held_session_id": lease.session_id,
+            "expires_at": lease.expires_at if lease.epoch else None,
+            "duration_s": lease.duration_s,
+            "losses": lease.losses,
+            "last_loss": None
+            if loss is None
+            else {"epoch": loss.epoch, "reason": loss.reason.value, "detail": loss.detail, "at": loss.at},
+            "last_error": lease.last_error,
+            "forget_at": lease.forget_at,
+        },
+    )
+
+
+def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
+    """A lease from its record; its policy is not kept, but follows anew. `RegistryError` if it cannot be read."""
+    with _explained(entry):
+        document = _of_known_version(entry)
+        carry = timeline.carry(document["clock"])
+        owner = dict(document["owner"])
+        loss = document["last_loss"]
+        spec = LeaseSpec(
+            id=LeaseId(entry.id),
+            target=str(document["target"]),
+            entity=str(document["entity"]),
+            kind=LeaseKind(document["kind"]),
+            session_id=document["session_id"],
+            lock_token=document["lock_token"],
+            lock_duration_s=document["lock_duration_s"],
+            labels=dict(document["labels"]),
+            owner=Owner(**{**owner, "kind": OwnerKind(owner["kind"])}),
+            context=dict(document["context"]),
+        )
+        past = LeasePast(
+            number=entry.number,
+            state=LeaseState(document["state"]),
+            registered_at=cast("float", carry(float(document["registered_at"]))),
+            epoch=int(document["epoch"]),
+            session_id=document["held_session_id"],
+            expires_at=carry(document["expires_at"]),
+            duration_s=float(document["duration_s"]),
+            losses=int(document["losses"]),
+            last_loss=None
+            if loss is None
+            else Loss(
+                int(loss["epoch"]), LossReason(loss["reason"]), str(loss["detail"]), cast("float", carry(loss["at"]))
+            ),
+            last_error=document["last_error"],
+            forget_at=carry(document["forget_at"]),
+        )
+        return spec, past
+
+
+def operation_entry(operation: Operation, timeline: Timeline, target: OperationTarget | None) -> Entry:
+    """All of an operation that must survive the daemon.
+
+    Without a target (its account is not configured any longer) request and ticket are still as they were read.
+    """
+    spec = operation.spec
+    result = operation.result
+    return Entry(
+        EntryKind.OPERATION,
+        spec.id,
+        operation.number,
+        {
+            "v": _VERSION,
+            "clock": timeline.mark(),
+            "account": spec.account,
+            "request": spec.request if target is None else target.dump_request(spec.request),
+            "ticket": operation.ticket if target is None else target.dump_ticket(operation.ticket),
+            "retry_safe": spec.retry_safe,
+            "labels": dict(spec.labels),
+            "context": dict(spec.context),
+            "state": operation.state.value,
+            "registered_at": operation.registered_at,
+            "was_asking": operation.is_asking,
+            "status": operation.status,
+            "polls": operation.polls,
+            "poll_errors": operation.poll_errors,
+            "retry_after_s": operation.retry_after_s,
+            "percent_complete": operation.percent_complete,
+            # The service's own document, which may hold what is no JSON to others, such as 1e999.
+            "error": None if operation.error is None else json.loads(to_json(dict(operation.error))),
+            "last_poll_error": operation.last_poll_error,
+            "result": None
+            if result is None
+            else {
+                "kind": result.kind,
+                "content_type": result.content_type,
+                "problem": result.problem,
+                "size": result.size,
+            },
+            "next_attempt_at": operation.next_attempt_at,
+            "ended_at": operation.ended_at,
+        },
+    )
+
+
+def read_operation(
+    entry: Entry,
+    timeline: Timeline,
+    target_of: Callable[[str], OperationTarget | None],
+) -> tuple[OperationSpec, OperationPast]:
+    """An operation from its record; its policy is not kept, but follows anew.
+
+    Where the account is not configured any longer, request and ticket stay as they were read. `RegistryError` if the
+    record cannot be read.
+    """
+    with _explained(entry):
+        document = _of_known_version(entry)
+        carry = timeline.carry(document["clock"])
+        account = str(document["account"])
+        target = target_of(account)
+        request, ticket = document["request"], document["ticket"]
+        result = document["result"]
+        spec = OperationSpec(
+            id=OperationId(entry.id),
+            account=account,
+            request=request if target is None else target.load_request(request),
+            retry_safe=bool(document["retry_safe"]),
+            labels=dict(document["labels"]),
+            context=dict(document["context"]),
+        )
+        past = OperationPast(
+            number=entry.number,
+            state=OperationState(document["state"]),
+            registered_at=cast("float", carry(float(document["registered_at"]))),
+            was_asking=bool(document["was_asking"]),
+            status=document["status"],
+            ticket=ticket if target is None else target.load_ticket(ticket),
+            polls=int(document["polls"]),
+            poll_errors=int(document["poll_errors"]),
+            retry_after_s=document["retry_after_s"],
+            percent_complete=document["percent_complete"],
+            error=document["error"],
+            last_poll_error=document["last_poll_error"],
+            result=None
+            if result is None
+            else Result(
+                kind=result["kind"],
+                content_type=result["content_type"],
+                problem=result["problem"],
+                stored_size=int(result["size"]),
+            ),
+            next_attempt_at=carry(document["next_attempt_at"]),
+            ended_at=carry(document["ended_at"]),
+        )
+        return spec, past
+
+
+def _of_known_version(entry: Entry) -> Mapping[str, Any]:
+    version = entry.document["v"]
+    if version != _VERSION:
+        raise RegistryError(f"{entry.kind} {entry.id} was stored in form {version}; this version knows {_VERSION}")
+    return entry.document
+
+
+@contextlib.contextmanager
+def _explained(entry: Entry) -> Generator[None, None, None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RegistryError(f"{entry.kind} {entry.id} cannot be read from the registry: {error!r}") from error

@@ -1,0 +1,183 @@
+"""The registrar: turns what is asked for into leases and operations to keep, and finds what was asked for before."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.states import LeaseKind
+from renewer.core.timing import PollPolicy, RenewalPolicy
+from renewer.errors import UsageError
+from renewer.targets.servicebus import parse_lock_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from renewer.api.control import FollowRequest, HoldRequest, Idempotency
+    from renewer.core.model import PollAnswer
+    from renewer.ports import LeaseTarget, OperationTarget
+
+CONFIGURED = "config"
+"""The origin, in a lease's context, of those that the configuration names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """Where leases can be held, and how they are kept."""
+
+    target: LeaseTarget
+    policy: RenewalPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account that operations can be followed on, and how patiently."""
+
+    target: OperationTarget
+    policy: PollPolicy
+
+
+class Registrar:
+    """Knows namespaces and accounts by name (``servicebus.main``, ``fabric.main``), and what is registered by its lock.
+
+    Ids are random and mean nothing.
+    """
+
+    def __init__(
+        self,
+        namespaces: dict[str, Namespace],
+        accounts: dict[str, Account],
+        check_callback: Callable[[str], object] | None = None,
+    ) -> None:
+        self.namespaces = namespaces
+        self.accounts = accounts
+        self._check_callback = check_callback
+        self._by_lock: dict[tuple[str, str, str], LeaseId] = {}
+        self._by_idempotency: dict[tuple[type, str], str] = {}
+
+    def lease(self, request: HoldRequest, *, origin: str = "api") -> LeaseSpec:
+        """The lease that is asked for, with what the configuration adds. Raises `UsageError`."""
+        name = _choose(request.servicebus, self.namespaces, "servicebus")
+        is_message = request.kind is LeaseKind.MESSAGE
+        if is_message != (request.lock_token is not None):
+            raise UsageError("lock_token: a lease of kind message needs it, a session has none")
+        if is_message and request.session_id is not None:
+            raise UsageError("session_id: a message lock is named by its lock_token alone")
+        context: dict[str, Any] = {"origin": origin}
+        asked = {"reacquire": request.reacquire, "max_duration_s": request.max_duration_s}
+        context["asked"] = {key: value for key, value in asked.items() if value is not None}
+        self._add_context(context, request.callback, request.idempotency)
+        spec = LeaseSpec(
+            id=LeaseId(f"lease-{secrets.token_hex(8)}"),
+            target=name,
+            entity=request.entity,
+            kind=request.kind,
+            session_id=request.session_id,
+            lock_token=None if request.lock_token is None else str(parse_lock_token(request.lock_token)),
+            lock_duration_s=request.lock_duration_s,
+            labels=dict(request.labels),
+            owner=request.owner,
+            context=context,
+        )
+        return self.with_policy(spec)
+
+    def with_policy(self, spec: LeaseSpec) -> LeaseSpec:
+        """The lease, kept as the configuration says now and its registrar asked."""
+        namespace = self.namespaces.get(spec.target)
+        policy = RenewalPolicy() if namespace is None else namespace.policy
+        policy = replace(policy, **spec.context.get("asked", {}))
+        if spec.kind is LeaseKind.MESSAGE:
+            # Who has a message's token can renew it and no more: lost is lost.
+            policy = replace(policy, reacquire=False)
+        return replace(spec, policy=policy)
+
+    def operation(self, request: FollowRequest) -> tuple[OperationSpec, PollAnswer | None]:
+        """The operation that is asked for, and its first answer where the caller brought it. Raises `UsageError`."""
+        name = _choose(request.account, self.accounts, "account")
+        prepared = self.accounts[name].target.prepare(request.how, request.request)
+        asked = {} if request.deadline_s is None else {"deadline_s": request.deadline_s}
+        context: dict[str, Any] = {"asked": asked}
+        self._add_context(context, request.callback, request.idempotency)
+        spec = OperationSpec(
+            id=OperationId(f"op-{secrets.token_hex(8)}"),
+            account=name,
+            request=prepared.request,
+            retry_safe=prepared.retry_safe,
+            labels=dict(request.labels),
+            context=context,
+        )
+        return self.with_poll_policy(spec), prepared.first
+
+    def with_poll_policy(self, spec: OperationSpec) -> OperationSpec:
+        """The operation, followed as the configuration says now and its registrar asked."""
+        account = self.accounts.get(spec.account)
+        policy = PollPolicy() if account is None else account.policy
+        return replace(spec, policy=replace(policy, **spec.context.get("asked", {})))
+
+    def note(self, spec: LeaseSpec | OperationSpec) -> None:
+        """Know what is registered by its lock, and by its Idempotency-Key."""
+        if isinstance(spec, LeaseSpec) and (lock := _lock_of(spec)) is not None:
+            self._by_lock[lock] = spec.id
+        if (asked := spec.context.get("idempotency")) is not None:
+            self._by_idempotency[type(spec), asked["key"]] = spec.id
+
+    def drop(self, spec: LeaseSpec | OperationSpec) -> None:
+        """It is forgotten."""
+        if isinstance(spec, LeaseSpec) and (lock := _lock_of(spec)) is not None and self._by_lock.get(lock) == spec.id:
+            del self._by_lock[lock]
+        if (asked := spec.context.get("idempotency")) is not None:
+            self._by_idempotency.pop((type(spec), asked["key"]), None)
+
+    def on_same_lock(self, spec: LeaseSpec) -> LeaseId | None:
+        """The lease that was last registered on the same session or message; two would only fight."""
+        lock = _lock_of(spec)
+        return None if lock is None else self._by_lock.get(lock)
+
+    def lease_asked_before(self, idempotency: Idempotency | None) -> LeaseId | None:
+        """The lease that was registered with this Idempotency-Key."""
+        found = None if idempotency is None else self._by_idempotency.get((LeaseSpec, idempotency.key))
+        return None if found is None else LeaseId(found)
+
+    def operation_asked_before(self, idempotency: Idempotency | None) -> OperationId | None:
+        """The operation that was registered with this Idempotency-Key."""
+        found = None if idempotency is None else self._by_idempotency.get((OperationSpec, idempotency.key))
+        return None if found is None else OperationId(found)
+
+    def _add_context(self, context: dict[str, Any], callback: str | None, idempotency: Idempotency | None) -> None:
+        if callback is not None:
+            if self._check_callback is None:
+                raise UsageError("callback: this daemon sends none")
+            self._check_callback(callback)
+            context["callback"] = callback
+        if idempotency is not None:
+            context["idempotency"] = {"key": idempotency.key, "fingerprint": idempotency.fingerprint}
+
+
+def check_same(idempotency: Idempotency | None, spec: LeaseSpec | OperationSpec) -> None:
+    """Raise `UsageError` if the same Idempotency-Key came with another request before."""
+    if idempotency is not None and spec.context["idempotency"]["fingerprint"] != idempotency.fingerprint:
+        raise UsageError(
+            f"Idempotency-Key: was used for another request before, which made {spec.id}; a new request needs a new key"
+        )
+
+
+def _lock_of(spec: LeaseSpec) -> tuple[str, str, str] | None:
+    what = spec.session_id if spec.kind is LeaseKind.SESSION else spec.lock_token
+    return None if what is None else (spec.target, spec.entity.lower(), f"{spec.kind}:{what}")
+
+
+def _choose(given: str | None, known: Mapping[str, object], field: str) -> str:
+    """The name given, or the only one there is."""
+    if given is None and len(known) == 1:
+        return next(iter(known))
+    # Sections are called by their whole name, fabric.main; the last part alone will do where it is clear.
+    meant = [name for name in known if given in (name, name.partition(".")[2])]
+    if given and len(meant) == 1:
+        return meant[0]
+    if not known:
+        raise UsageError(f"{field}: the configuration has none; add one and restart")
+    names = ", ".join(sorted(known))
+    raise UsageError(f"{field}: name one of those configured: {names}" + (f" (not {given!r})" if given else ""))

@@ -1,0 +1,290 @@
+"""What must survive is stored before good news of it is told, in virtual time, on both backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from renewer.core.effects import LeaseNews, OperationNews
+from renewer.core.events import ForgetRequested, LeaseReleaseRequested
+from renewer.core.model import Result, StillRunning, Succeeded
+from renewer.core.states import LeaseState, LossReason, OperationState
+from renewer.daemon.keeping import BATCH
+from renewer.errors import RegistryError
+from renewer.ports import Batch, Entry, EntryKind
+from renewer.registry import MemoryRegistry
+from tests.daemon.daemon_rig import FakeBroker, FakeService, Rig
+
+pytestmark = pytest.mark.anyio
+
+RESULT = Result("json", "application/json", b'{"id": 1}')
+
+
+class SlowRegistry(MemoryRegistry):
+    """A registry whose writes take as long, or fail, as told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes_s = 0.0
+        self.fails: str | None = None
+        self.batches: list[Batch] = []
+
+    async def write(self, batch: Batch) -> None:
+        await anyio.sleep(self.takes_s)
+        if self.fails is not None:
+            raise RegistryError(self.fails)
+        self.batches.append(batch)
+        await super().write(batch)
+
+    async def documents(self) -> dict[str, dict]:
+        return {entry.id: dict(entry.document) for entry in (await self.open()).entries}
+
+
+@dataclass
+class Post:
+    """Deliveries that remember."""
+
+    sent: list[str] = field(default_factory=list)
+
+    def entry_for(self, news):
+        if news.news not in (LeaseNews.ACQUIRED, LeaseNews.LOST):
+            return None
+        return Entry(EntryKind.CALLBACK, f"call-{news.spec.id}-{news.news}", 1, {"subject": news.spec.id})
+
+    def send(self, entry):
+        self.sent.append(entry.id)
+
+
+async def test_good_news_is_told_when_it_is_stored_and_in_order(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        registry.takes_s = 0.25
+        spec = rig.hold()
+        await anyio.sleep(0.2)
+        assert rig.heard.leases == []
+        assert rig.lease(spec).state is LeaseState.HELD
+        await anyio.sleep(0.1)
+        assert [news.news for news in rig.heard.leases] == [LeaseNews.REGISTERED]
+        await anyio.sleep(0.25)
+        assert [news.news for news in rig.heard.leases] == [LeaseNews.REGISTERED, LeaseNews.ACQUIRED]
+
+
+async def test_bad_news_is_told_at_once(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        registry.takes_s = 1.0
+        rig.break_link(spec, epoch=1)
+        assert [news.news for news in rig.heard.leases][-1] is LeaseNews.LOST
+        await anyio.sleep(0.5)
+        assert [news.news for news in rig.heard.leases][-1] is LeaseNews.LOST
+        rig.break_link(spec, epoch=2)
+        assert len(rig.heard.of(LeaseNews.LOST)) == 1
+        await anyio.sleep(2.5)
+        assert [news.epoch for news in rig.heard.of(LeaseNews.REACQUIRED, LeaseNews.LOST)] == [1, 2, 2, 3]
+
+
+async def test_good_news_waits_for_a_slow_registry_for_two_seconds(clock, capsys):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        registry.takes_s = 1000.0
+        spec = rig.hold()
+        await anyio.sleep(1.9)
+        assert rig.heard.leases == []
+        await anyio.sleep(0.2)
+        assert [news.news for news in rig.heard.leases] == [LeaseNews.REGISTERED, LeaseNews.ACQUIRED]
+        rig.break_link(spec, epoch=1)
+        await anyio.sleep(0.5)
+        assert [news.news for news in rig.heard.leases][2:] == [LeaseNews.LOST, LeaseNews.REACQUIRED]
+
+
+async def test_renewals_are_not_written(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        written = len(registry.batches)
+        await anyio.sleep(3600)
+    assert rig.lease(spec).renewals > 700
+    assert len(registry.batches) == written
+
+
+async def test_changes_that_come_together_are_written_together(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        registry.takes_s = 0.01
+        specs = [rig.hold(f"s{number}") for number in range(2 * BATCH)]
+        assert all([await rig.supervisor.keeper.durable(spec.id) for spec in specs])
+    assert max(len(batch.puts) for batch in registry.batches) == BATCH
+    assert len(registry.batches) <= 6
+
+
+async def test_a_poll_is_noted_before_it_is_sent(clock):
+    registry = SlowRegistry()
+    service = FakeService(iter([StillRunning(retry_after_s=20, ticket="t"), Succeeded("Succeeded", None), RESULT]))
+    seen: list[bool] = []
+
+    class Noting(FakeService):
+        async def poll(self, spec, ticket):
+            seen.append((await registry.documents())[spec.id]["was_asking"])
+            return await super().poll(spec, ticket)
+
+        async def submit(self, spec):
+            seen.append((await registry.documents())[spec.id]["was_asking"])
+            return await super().submit(spec)
+
+    rig = Rig(clock, service=Noting(service.script), registry=registry)
+    async with rig.running():
+        registry.takes_s = 0.05
+        spec = rig.follow()
+        await anyio.sleep(10)
+        assert (await registry.documents())[spec.id]["was_asking"] is False
+        await anyio.sleep(50)
+    assert seen == [True, True]
+    assert rig.operation(spec).state is OperationState.SUCCEEDED
+
+
+async def test_the_end_of_an_operation_and_its_result_are_stored_together_before_they_are_told(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, service=FakeService(iter([Succeeded("Succeeded", RESULT)])), registry=registry)
+    async with rig.running():
+        spec = rig.follow()
+        await anyio.sleep(0.005)
+        registry.takes_s = 5.0
+        await anyio.sleep(1)
+        assert rig.operation(spec).state is OperationState.SUCCEEDED
+        assert rig.heard.about(OperationNews.STATE_CHANGED) == []
+        assert await rig.supervisor.keeper.result(spec.id) == RESULT
+        await anyio.sleep(10)
+        assert len(rig.heard.about(OperationNews.STATE_CHANGED)) == 1
+        assert await registry.result(spec.id) == RESULT
+    (with_result,) = [batch for batch in registry.batches if batch.results]
+    assert [entry.document["state"] for entry in with_result.puts] == ["succeeded"]
+
+
+async def test_what_is_forgotten_is_deleted(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, service=FakeService(iter([Succeeded("Succeeded", RESULT)])), registry=registry)
+    async with rig.running():
+        lease, operation = rig.hold(), rig.follow()
+        await anyio.sleep(1)
+        assert set(await registry.documents()) == {lease.id, operation.id}
+        for spec in (lease, operation):
+            rig.supervisor.post(ForgetRequested(spec.id))
+            assert await rig.supervisor.keeper.durable(spec.id)
+        assert await registry.documents() == {}
+        assert await registry.result(operation.id) is None
+
+
+async def test_while_the_registry_cannot_be_written_locks_are_kept_and_everything_is_told(clock, capsys):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    keeper = rig.supervisor.keeper
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        registry.fails = "the disk is full"
+        rig.break_link(spec, epoch=1)
+        await anyio.sleep(60)
+        assert keeper.trouble == "the disk is full"
+        assert rig.lease(spec).state is LeaseState.HELD
+        assert [news.epoch for news in rig.heard.of(LeaseNews.REACQUIRED)] == [2]
+        assert not await keeper.durable(spec.id)
+        registry.fails = None
+        await anyio.sleep(15)
+        assert keeper.trouble is None
+        assert await keeper.durable(spec.id)
+        assert (await registry.documents())[spec.id]["epoch"] == 2
+    assert keeper.failures > 3
+
+
+async def test_a_first_request_is_not_sent_while_it_cannot_be_stored(clock, capsys):
+    registry = SlowRegistry()
+    registry.fails = "the disk is full"
+    service = FakeService(iter([StillRunning(retry_after_s=20, ticket="t"), Succeeded("Succeeded", RESULT)]))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        rig.follow()
+        await anyio.sleep(30)
+        assert service.asked_at == []
+        registry.fails = None
+        await anyio.sleep(15)
+        assert [what for what, _ in service.asked_at] == ["submit"]
+        registry.fails = "the disk is full again"
+        await anyio.sleep(60)
+        assert [what for what, _ in service.asked_at] == ["submit", "poll"]
+
+
+async def test_flushing_waits_for_everything_but_not_for_a_registry_that_fails(clock, capsys):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running():
+        registry.takes_s = 0.5
+        for number in range(3):
+            rig.hold(f"s{number}")
+        await rig.supervisor.keeper.flush()
+        assert rig.supervisor.keeper.backlog == 0
+        registry.fails = "the disk is full"
+        rig.hold("s4")
+        await rig.supervisor.keeper.flush()
+        assert rig.supervisor.keeper.backlog == 1
+
+
+async def test_a_callback_is_stored_with_the_state_that_it_tells_and_kept_until_it_is_delivered(clock):
+    registry, post = SlowRegistry(), Post()
+    rig = Rig(clock, registry=registry, deliveries=post)
+    async with rig.running():
+        registry.takes_s = 0.25
+        spec = rig.hold()
+        await anyio.sleep(0.4)
+        assert post.sent == []
+        await anyio.sleep(0.2)
+        call = f"call-{spec.id}-acquired"
+        assert post.sent == [call]
+        stored = [{entry.id for entry in batch.puts} for batch in registry.batches]
+        assert {spec.id, call} in stored
+        assert call in await registry.documents()
+        rig.supervisor.keeper.delivered(call)
+        rig.supervisor.keeper.delivered(call)
+        await rig.supervisor.keeper.flush()
+        assert call not in await registry.documents()
+
+
+async def test_a_callback_that_is_delivered_before_it_is_stored_is_not_stored(clock):
+    registry, post = SlowRegistry(), Post()
+    rig = Rig(clock, registry=registry, deliveries=post)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        registry.takes_s = 0.25
+        rig.break_link(spec, epoch=1, reason=LossReason.DETACHED)
+        call = f"call-{spec.id}-lost"
+        assert call in post.sent
+        rig.supervisor.keeper.delivered(call)
+        await rig.supervisor.keeper.flush()
+        assert call not in await registry.documents()
+
+
+async def test_a_lease_that_is_released_while_it_is_stored_ends_up_released(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, FakeBroker(latency_s=0.001), registry=registry)
+    async with rig.running():
+        registry.takes_s = 0.1
+        spec = rig.hold()
+        await anyio.sleep(0.05)
+        rig.supervisor.post(LeaseReleaseRequested(spec.id))
+        await rig.supervisor.keeper.flush()
+        assert (await registry.documents())[spec.id]["state"] == "released"
+    assert [news.news for news in rig.heard.leases] == [
+        LeaseNews.REGISTERED,
+        LeaseNews.ACQUIRED,
+        LeaseNews.RELEASED,
+    ]
