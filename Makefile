@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check imports fmt unit cover soak bench bench-quick constraints clean
+.PHONY: help demo dev test check imports fmt unit cover soak kill bench bench-quick openapi constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ cover: $(VENV)/.dev ## branch coverage
 soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
 	RENEWER_SOAK_SECONDS=$(SECONDS_OF_SOAK) $(BIN)/python -m pytest -m soak -s
 
+kill: $(VENV)/.dev ## the daemon killed -9 at random moments, 200 times; six minutes
+	RENEWER_KILLS=$${RENEWER_KILLS:-200} $(BIN)/python -m pytest tests/killing tests/registry/test_sqlite_kill.py -s
+
 bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios; two minutes
 	$(BIN)/python -m benchmarks
 
@@ -46,6 +49,9 @@ bench-quick: $(VENV)/.dev ## the same, once and small
 fmt: $(VENV)/.dev ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+openapi: $(VENV)/.dev ## write down what the control API takes and answers
+	$(BIN)/python -m renewer.api > renewer/api/openapi.json.new && mv renewer/api/openapi.json.new renewer/api/openapi.json
 
 constraints: $(VENV)/.dev ## pin everything anew
 	$(BIN)/pip install --quiet uv

@@ -1,57 +1,120 @@
-"""The wire models: what a caller sends, and how leases and operations are shown."""
+"""The wire models of what a caller sends: bodies and query parameters. Nothing unknown is let pass."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
-from renewer.config import parse_duration
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState
+from renewer.api.fields import (
+    CallbackUrl,
+    Duration,
+    Entity,
+    ItemId,
+    LabelFilter,
+    Labels,
+    LockToken,
+    Moment,
+    Name,
+    OwnerSpan,
+    Patience,
+    SessionId,
+    Wait,
+)
+from renewer.core.states import LeaseKind, LeaseState, OperationState, OwnerKind
 
-if TYPE_CHECKING:
-    from renewer.core.leases import Lease
-    from renewer.core.operations import Operation
-    from renewer.ports import Clock
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
 
-
-def _seconds(value: object) -> float:
-    return parse_duration(value).total_seconds()
-
-
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=365 * 86_400)]
-"""Seconds, or a text such as ``500ms``, ``30s``, ``4m``, ``1h``, ``1d``."""
-
-LabelName = Annotated[str, Field(min_length=1, max_length=63)]
-LabelValue = Annotated[str, Field(max_length=255)]
-Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
+_HEADERS: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "description": "Header fields by name.",
+}
+_SUBMIT: dict[str, Any] = {
+    "type": "object",
+    "description": "The first request, which is ours to send. A path counts from the account's base URL.",
+    "properties": {"method": {"type": "string"}, "url": {"type": "string"}, "headers": _HEADERS, "body": {}},
+    "required": ["url"],
+}
+_ADOPT: dict[str, Any] = {
+    "type": "object",
+    "description": "The first request as you sent it, with the status, the headers and the body of its answer.",
+    "properties": {
+        "method": {"type": "string"},
+        "url": {"type": "string"},
+        "status": {"type": "integer"},
+        "headers": _HEADERS,
+        "body": {},
+    },
+    "required": ["url"],
+}
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class NewOwner(_Wire):
+    """For whom a lease is kept: when the owner is gone, it is released."""
+
+    kind: OwnerKind
+    ttl: OwnerSpan | None = Field(
+        None,
+        description="How long a heartbeat counts (30 s), or how long the owner may be without its connection (1 s).",
+    )
+    pid: int | None = Field(None, ge=1, le=2**22, description="The owner's process on this machine.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> NewOwner:
+        if (self.kind is OwnerKind.PID) != (self.pid is not None):
+            raise ValueError("pid goes with the kind pid, and with no other")
+        if self.ttl is not None and self.kind not in (OwnerKind.HEARTBEAT, OwnerKind.CONNECTION):
+            raise ValueError("ttl goes with the kinds heartbeat and connection")
+        return self
 
 
 class NewLease(_Wire):
-    """The body of ``POST /v1/leases``."""
+    """A lock that is to be kept: a session, or the lock of a message that was received elsewhere."""
 
-    servicebus: str | None = None
-    entity: Annotated[str, Field(min_length=1, max_length=260)]
-    session_id: Annotated[str, Field(max_length=128)] | None = None
-    lock_duration: Duration | None = None
-    reacquire: bool | None = None
-    max_duration: Duration | None = None
+    servicebus: Name | None = Field(None, description="The namespace, as the configuration calls it.")
+    entity: Entity = Field(description="A queue, or `topic/Subscriptions/name`.")
+    kind: LeaseKind = LeaseKind.SESSION
+    session_id: SessionId | None = Field(None, description="None: the next session that is free.")
+    lock_token: LockToken | None = Field(
+        None, repr=False, description="A message's lock token. It is a secret and never shown."
+    )
+    locked_until_utc: Moment | None = Field(None, description="Until when the message is locked, if known.")
+    lock_duration: Duration | None = Field(None, description="The entity's lock duration, if known.")
+    reacquire: bool | None = Field(None, description="Whether a lost session is accepted again, as a new epoch.")
+    max_duration: Duration | None = Field(None, description="The lease is let go after this long.")
     labels: Labels = {}
+    callback: CallbackUrl | None = Field(None, repr=False, description="Where events of this lease are POSTed to.")
+    owner: NewOwner | None = Field(None, description="None: kept until it is released.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> NewLease:
+        if self.kind is LeaseKind.MESSAGE:
+            if self.lock_token is None:
+                raise ValueError("a message lock needs its lock_token")
+            if self.session_id is not None:
+                raise ValueError("session_id goes with the kind session")
+            if self.reacquire:
+                raise ValueError("reacquire goes with the kind session: a message lock that is lost stays lost")
+        elif self.lock_token is not None or self.locked_until_utc is not None:
+            raise ValueError("lock_token and locked_until_utc go with the kind message")
+        return self
 
 
 class NewOperation(_Wire):
-    """The body of ``POST /v1/operations``: exactly one of `submit` and `adopt`."""
+    """An operation that is to be followed: exactly one of `submit` and `adopt`."""
 
-    account: str | None = None
-    submit: dict[str, JsonValue] | None = None
-    adopt: dict[str, JsonValue] | None = None
-    deadline: Duration | None = None
+    account: Name | None = Field(None, description="The account, as the configuration calls it.")
+    submit: Annotated[dict[str, JsonValue] | None, WithJsonSchema(_SUBMIT)] = None
+    adopt: Annotated[dict[str, JsonValue] | None, WithJsonSchema(_ADOPT)] = None
+    deadline: Duration | None = Field(None, description="When to stop following it.")
     labels: Labels = {}
+    callback: CallbackUrl | None = Field(None, repr=False, description="Where the end of this operation is POSTed to.")
 
     @model_validator(mode="after")
     def _one_way(self) -> NewOperation:
@@ -60,145 +123,100 @@ class NewOperation(_Wire):
         return self
 
 
-class LossView(BaseModel):
-    """The last time a lease was lost."""
+class WaitForMany(_Wire):
+    """Operations to wait for."""
 
-    reason: LossReason
-    detail: str
-    epoch: int
-    at: datetime
+    ids: Annotated[list[ItemId], Field(min_length=1, max_length=1000)]
+    until: Literal["all", "any"] = "all"
 
 
-class LeaseView(BaseModel):
-    """A lease as the API shows it. `remaining_s` is negative for a lease at risk."""
+class NewDrain(_Wire):
+    """Whether to take new work. With `park`, every lease is given back, to be held again by the next start."""
 
-    id: str
-    kind: LeaseKind
-    state: LeaseState
-    servicebus: str
-    entity: str
-    session_id: str | None
-    epoch: int
-    locked_until_utc: datetime | None
-    remaining_s: float | None
-    lock_duration_s: float | None
-    next_attempt_at: datetime | None
-    registered_at: datetime
-    acquired_at: datetime | None
-    renewals: int
-    last_margin_s: float | None
-    min_margin_s: float | None
-    losses: int
-    last_loss: LossView | None
-    last_error: str | None
-    labels: dict[str, str]
+    enabled: bool = True
+    park: bool = False
 
-    @classmethod
-    def of(cls, lease: Lease, clock: Clock) -> LeaseView:
-        """Show `lease` as it stands now."""
-        when = _Calendar(clock)
-        loss = lease.last_loss
-        return cls(
-            id=lease.spec.id,
-            kind=lease.spec.kind,
-            state=lease.state,
-            servicebus=lease.spec.target.partition(".")[2],
-            entity=lease.spec.entity,
-            session_id=lease.session_id if lease.session_id is not None else lease.spec.session_id,
-            epoch=lease.epoch,
-            locked_until_utc=None if lease.locked_until is None else datetime.fromtimestamp(lease.locked_until, UTC),
-            remaining_s=_rounded(lease.margin_s(when.now)),
-            lock_duration_s=_rounded(lease.duration_s) if lease.epoch else None,
-            next_attempt_at=when.utc(lease.next_attempt_at),
-            registered_at=when.utc_of(lease.registered_at),
-            acquired_at=when.utc(lease.acquired_at),
-            renewals=lease.renewals,
-            last_margin_s=_rounded(lease.last_margin_s),
-            min_margin_s=_rounded(lease.min_margin_s),
-            losses=lease.losses,
-            last_loss=None
-            if loss is None
-            else LossView(reason=loss.reason, detail=loss.detail, epoch=loss.epoch, at=when.utc_of(loss.at)),
-            last_error=lease.last_error,
-            labels=dict(lease.spec.labels),
-        )
+    @model_validator(mode="after")
+    def _fits(self) -> NewDrain:
+        if self.park and not self.enabled:
+            raise ValueError("park goes with enabled: what was parked is held again by the next start")
+        return self
 
 
-class ResultView(BaseModel):
-    """What an operation left behind; the body itself is at `href`."""
+class _Paged(_Wire):
+    label: list[LabelFilter] = Field([], max_length=32, description="NAME:VALUE; all of several must fit.")
+    limit: int = Field(DEFAULT_PAGE, ge=1, le=MAX_PAGE)
+    after: str | None = Field(None, max_length=64, description="`next` of the page before.")
 
-    kind: Literal["json", "bytes", "none"]
-    size: int
-    href: str | None
-
-
-class OperationView(BaseModel):
-    """An operation as the API shows it. `status` is the service's word, `state` ours."""
-
-    id: str
-    account: str
-    state: OperationState
-    status: str | None
-    submitted_at: datetime
-    next_poll_at: datetime | None
-    elapsed_s: float
-    deadline_at: datetime
-    ended_at: datetime | None
-    polls: int
-    poll_errors: int
-    last_poll_error: str | None
-    retry_after_s: float | None
-    percent_complete: float | None
-    error: dict[str, Any] | None
-    result: ResultView | None
-    labels: dict[str, str]
-
-    @classmethod
-    def of(cls, operation: Operation, clock: Clock) -> OperationView:
-        """Show `operation` as it stands now."""
-        when = _Calendar(clock)
-        result = operation.result
-        until = operation.ended_at if operation.ended_at is not None else when.now
-        return cls(
-            id=operation.spec.id,
-            account=operation.spec.account,
-            state=operation.state,
-            status=operation.status,
-            submitted_at=when.utc_of(operation.registered_at),
-            next_poll_at=when.utc(operation.next_attempt_at),
-            elapsed_s=round(until - operation.registered_at, 3),
-            deadline_at=when.utc_of(operation.deadline_at),
-            ended_at=when.utc(operation.ended_at),
-            polls=operation.polls,
-            poll_errors=operation.poll_errors,
-            last_poll_error=operation.last_poll_error,
-            retry_after_s=operation.retry_after_s,
-            percent_complete=operation.percent_complete,
-            error=dict(operation.error) if operation.error is not None else None,
-            result=None
-            if result is None
-            else ResultView(
-                kind=result.kind,
-                size=len(result.body),
-                href=None if result.kind == "none" else f"/v1/operations/{operation.spec.id}/result",
-            ),
-            labels=dict(operation.spec.labels),
-        )
+    def labels(self) -> list[tuple[str, str]]:
+        """The labels that an item must have."""
+        pairs = (item.partition(":") for item in self.label)
+        return [(name, value) for name, _, value in pairs]
 
 
-class _Calendar:
-    """Turns monotonic instants into dates: both clocks are read once, so that one view is consistent in itself."""
+class LeaseFilter(_Paged):
+    """Which leases to list, and how."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.now = clock.now()
-        self._utc_now = clock.utc_now()
+    state: list[LeaseState] = Field([], max_length=8)
+    kind: LeaseKind | None = None
+    servicebus: Name | None = None
+    entity: str | None = Field(None, max_length=400)
+    session_id: SessionId | None = None
+    sort: Literal["registered", "remaining"] = Field(
+        "registered", description="`remaining`: what expires first comes first; one page, without `next`."
+    )
 
-    def utc_of(self, at: float) -> datetime:
-        return self._utc_now + timedelta(seconds=at - self.now)
+    @model_validator(mode="after")
+    def _fits(self) -> LeaseFilter:
+        if self.sort == "remaining" and self.after is not None:
+            raise ValueError("after goes with sort=registered: by what remains there is one page alone")
+        return self
 
-    def utc(self, at: float | None) -> datetime | None:
-        return None if at is None else self.utc_of(at)
+
+class OperationFilter(_Paged):
+    """Which operations to list."""
+
+    state: list[OperationState] = Field([], max_length=16)
+    account: Name | None = None
 
 
-def _rounded(span_s: float | None) -> float | None:
-    return None if span_s is None else round(span_s, 3)
+class Waiting(_Wire):
+    """How long to hold the answer back."""
+
+    wait: Wait | None = Field(None, description="Hold the answer back for up to this long, 300 s at most.")
+
+
+class LeaseWaiting(Waiting):
+    """How long to hold the answer back, and for what."""
+
+    until: Literal["settled", "over"] = Field(
+        "settled", description="`settled`: no longer `acquiring`. `over`: lost for good, or released."
+    )
+
+
+class Renewing(_Wire):
+    """How long a renewal may take."""
+
+    wait: Patience = Field(10.0, description="How long the renewal may take.")
+
+
+class Forgetting(_Wire):
+    """Whether the record goes too."""
+
+    forget: bool = Field(False, description="Drop the record as well.")
+
+
+class LeaseStream(_Wire):
+    """Who reads a lease's events."""
+
+    owner: bool = Field(False, description="This connection is the owner's: when it breaks, the owner counts as gone.")
+
+
+class EventFilter(_Wire):
+    """Which events to stream, and from where on."""
+
+    type: list[Annotated[str, Field(max_length=64)]] = Field(
+        [], max_length=64, description="A type such as `lease.lost`, or a family such as `lease`."
+    )
+    subject: list[ItemId] = Field([], max_length=1000, description="The id of a lease or an operation.")
+    after: str | None = Field(None, description="As Last-Event-ID.", pattern="^[0-9]{1,18}-[0-9]{1,18}$")

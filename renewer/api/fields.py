@@ -1,0 +1,96 @@
+"""The kinds of value that bodies and parameters are made of, each with its bounds and its documentation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, WithJsonSchema
+
+from renewer.config import parse_duration
+
+MAX_WAIT_S = 300
+"""How long an answer can be held back, in seconds."""
+
+_SPAN = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?(ms|s|m|h|d)$"
+
+
+def _seconds(value: object) -> float:
+    return parse_duration(value).total_seconds()
+
+
+def _duration(*, least: float, most: float, exclusive: bool = False) -> object:
+    number = {"type": "number", ("exclusiveMinimum" if exclusive else "minimum"): least, "maximum": most}
+    text = {"type": "string", "pattern": _SPAN, "examples": ["500ms", "30s", "4m", "1h", "1d"]}
+    return WithJsonSchema({"anyOf": [number, text]})
+
+
+def _label_filter(value: object) -> object:
+    if isinstance(value, str) and ":" in value:
+        return value
+    raise ValueError("must be NAME:VALUE")
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be of printable characters")
+    return value
+
+
+def _moment(value: datetime) -> datetime:
+    if not 2000 <= value.astimezone(UTC).year < 2200:
+        raise ValueError("must be a moment near to now")
+    return value
+
+
+def _callback(value: str) -> str:
+    form = "must be an http or https URL of printable ASCII, without user and fragment"
+    try:
+        url = urlsplit(value)
+        right = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        raise ValueError(form) from None
+    if not right or "@" in url.netloc or url.fragment or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(form)
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=365 * 86_400),
+    _duration(least=0, most=365 * 86_400, exclusive=True),
+]
+"""Seconds, or a text such as ``500ms``, ``30s``, ``4m``, ``1h``, ``1d``."""
+
+OwnerSpan = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=86_400), _duration(least=1, most=86_400)]
+"""How long an owner may give no sign of life."""
+
+Wait = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=MAX_WAIT_S), _duration(least=0, most=MAX_WAIT_S)]
+"""How long an answer may be held back."""
+
+Patience = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=MAX_WAIT_S),
+    _duration(least=0, most=MAX_WAIT_S, exclusive=True),
+]
+"""How long something may take."""
+
+LabelName = Annotated[str, Field(min_length=1, max_length=63)]
+LabelValue = Annotated[str, Field(max_length=255)]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
+LabelFilter = Annotated[str, Field(max_length=320, pattern=":"), BeforeValidator(_label_filter)]
+
+Name = Annotated[str, Field(min_length=1, max_length=127)]
+Entity = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_printable)]
+SessionId = Annotated[str, Field(max_length=128)]
+"""Service Bus quotas: "SessionId 128 characters"."""
+
+LockToken = Annotated[str, Field(max_length=64, json_schema_extra={"format": "uuid"})]
+"""Read by the target, which knows how the official SDKs show it."""
+
+Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
+CallbackUrl = Annotated[str, Field(max_length=2048, json_schema_extra={"format": "uri"}), AfterValidator(_callback)]
+ItemId = Annotated[str, Field(min_length=1, max_length=128)]

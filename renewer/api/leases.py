@@ -1,0 +1,325 @@
+"""Routes of leases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from renewer.api.control import Control, EventDocument, HoldRequest
+from renewer.api.documents import JsonResponse
+from renewer.api.models import Forgetting, LeaseFilter, LeaseStream, LeaseWaiting, NewLease, NewOwner, Renewing, Waiting
+from renewer.api.paging import has_labels, nearest_expiry, page
+from renewer.api.problems import not_found, problems
+from renewer.api.requests import (
+    REPLAYED,
+    ApiRequest,
+    ApiRoute,
+    Daemon,
+    IdempotencyKey,
+    PathId,
+    idempotency,
+    replayed,
+    while_wanted,
+)
+from renewer.api.streams import GAP, EventStream, frame
+from renewer.api.views import Calendar, LeasePage, LeaseView, show_event, show_lease
+from renewer.core.leases import Lease
+from renewer.core.model import NO_OWNER, LeaseId, Owner
+from renewer.core.states import LeaseState, OwnerKind, is_over
+
+HEARTBEAT_TTL_S = 30.0
+CONNECTION_GRACE_S = 1.0
+
+router = APIRouter(route_class=ApiRoute, default_response_class=JsonResponse, tags=["leases"])
+
+_OCTETS = "application/octet-stream"
+_STATE_BODY = {
+    "requestBody": {"required": True, "content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
+}
+_REMOTE = (409, 502, 504)
+
+
+@router.get("/v1/leases", response_model=LeasePage, responses=problems())
+async def list_leases(control: Daemon, wanted: Annotated[LeaseFilter, Query()]) -> Response:
+    """List leases, in the order of their registration, or by what is left of their locks."""
+    keep, clock = _keep(wanted), control.clock
+    if wanted.sort == "remaining":
+        return JsonResponse(await nearest_expiry(control.leases(), keep, show_lease, clock, limit=wanted.limit))
+    return JsonResponse(await page(control.leases(), keep, show_lease, clock, limit=wanted.limit, after=wanted.after))
+
+
+@router.post(
+    "/v1/leases",
+    response_model=LeaseView,
+    status_code=201,
+    responses={
+        201: {
+            "description": "It is new.",
+            "headers": {"Location": {"schema": {"type": "string"}, "description": "Where the lease is."}},
+        },
+        200: {
+            "description": "It is there already: one with the same Idempotency-Key, or a living one on the same "
+            "session or message.",
+            "model": LeaseView,
+            "headers": REPLAYED,
+        },
+        **problems(413, 415, 422, 429, 503),
+    },
+)
+async def create_lease(
+    request: ApiRequest,
+    control: Daemon,
+    body: NewLease,
+    waiting: Annotated[Waiting, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Keep a lock. With `wait`, the answer is held back until the lease is no longer `acquiring`."""
+    lease, created = await control.hold(
+        HoldRequest(
+            servicebus=body.servicebus,
+            entity=body.entity,
+            kind=body.kind,
+            session_id=body.session_id,
+            lock_token=body.lock_token,
+            locked_until=None if body.locked_until_utc is None else body.locked_until_utc.timestamp(),
+            lock_duration_s=body.lock_duration,
+            reacquire=body.reacquire,
+            max_duration_s=body.max_duration,
+            labels=body.labels,
+            owner=_owner(body.owner),
+            callback=body.callback,
+            idempotency=idempotency(request, idempotency_key, body),
+        )
+    )
+    lease_id = lease.spec.id
+    if waiting.wait:
+        with _known(), _owner_is_here(control, lease):
+            await while_wanted(request, partial(control.wait_lease, lease_id, _is_settled, waiting.wait))
+    await control.settled(lease_id)
+    shown = show_lease(lease, Calendar(control.clock))
+    headers = {"Location": f"/v1/leases/{lease_id}", **replayed(lease.spec, idempotency_key, created=created)}
+    return JsonResponse(shown, 201 if created else 200, headers)
+
+
+@router.get("/v1/leases/{id}", response_model=LeaseView, responses=problems(404))
+async def get_lease(
+    request: ApiRequest,
+    control: Daemon,
+    id_: PathId,
+    waiting: Annotated[LeaseWaiting, Query()],
+) -> Response:
+    """Show a lease. With `wait`, the answer is held back until it is settled, or over."""
+    lease_id = _find(control, id_).spec.id
+    if waiting.wait:
+        done = _is_settled if waiting.until == "settled" else _is_over
+        with _known():
+            await while_wanted(request, partial(control.wait_lease, lease_id, done, waiting.wait))
+    return await _answer(control, lease_id)
+
+
+@router.delete("/v1/leases/{id}", status_code=204, response_class=Response, responses=problems(404, 503))
+async def release_lease(control: Daemon, id_: PathId, how: Annotated[Forgetting, Query()]) -> Response:
+    """Give a lock back; it is free when this is answered. No error if the lease is over."""
+    lease_id = _find(control, id_).spec.id
+    with _known():
+        await (control.forget_lease(lease_id) if how.forget else control.release(lease_id))
+    await control.settled(lease_id)
+    return Response(status_code=204)
+
+
+@router.post("/v1/leases/{id}/renew", response_model=LeaseView, responses=problems(404, 415, *_REMOTE))
+async def renew_lease(control: Daemon, id_: PathId, how: Annotated[Renewing, Query()]) -> Response:
+    """Renew a lock now, whenever it is due."""
+    lease_id = _find(control, id_).spec.id
+    with _known():
+        await control.renew_now(lease_id, how.wait)
+    return await _answer(control, lease_id)
+
+
+@router.post("/v1/leases/{id}/heartbeat", response_model=LeaseView, responses=problems(404, 409, 415))
+async def heartbeat(control: Daemon, id_: PathId) -> Response:
+    """Give a sign of the owner's life."""
+    lease_id = _find(control, id_).spec.id
+    with _known():
+        control.heartbeat(lease_id)
+    return await _answer(control, lease_id)
+
+
+@router.get(
+    "/v1/leases/{id}/state",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The state, byte for byte.",
+            "content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        204: {"description": "The session carries no state."},
+        **problems(404, *_REMOTE),
+    },
+)
+async def get_state(control: Daemon, id_: PathId) -> Response:
+    """Show the state that a held session carries."""
+    lease_id = _find(control, id_).spec.id
+    with _known():
+        state = await control.session_state(lease_id)
+    if state is None:
+        return Response(status_code=204)
+    return Response(state, headers={"X-Content-Type-Options": "nosniff"}, media_type=_OCTETS)
+
+
+@router.put(
+    "/v1/leases/{id}/state",
+    status_code=204,
+    response_class=Response,
+    responses=problems(404, 413, *_REMOTE),
+    openapi_extra=_STATE_BODY,
+)
+async def put_state(request: ApiRequest, control: Daemon, id_: PathId) -> Response:
+    """Replace the state that a held session carries."""
+    lease_id = _find(control, id_).spec.id
+    state = await request.body()
+    with _known():
+        await control.set_session_state(lease_id, state)
+    return Response(status_code=204)
+
+
+@router.delete("/v1/leases/{id}/state", status_code=204, response_class=Response, responses=problems(404, *_REMOTE))
+async def clear_state(control: Daemon, id_: PathId) -> Response:
+    """Clear the state that a held session carries."""
+    lease_id = _find(control, id_).spec.id
+    with _known():
+        await control.set_session_state(lease_id, None)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/v1/leases/{id}/events",
+    status_code=200,
+    response_class=EventStream,
+    responses={
+        200: {
+            "description": "First an event `snapshot` with the lease; then its events, renewals included; the end "
+            "once it is over.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems(404, 409),
+    },
+)
+async def stream_lease(control: Daemon, id_: PathId, how: Annotated[LeaseStream, Query()]) -> Response:
+    """Stream the events of one lease. With `owner`, this connection is the owner's."""
+    lease_id = _find(control, id_).spec.id
+    return EventStream(partial(_lease_frames, control, lease_id, owner=how.owner))
+
+
+@asynccontextmanager
+async def _lease_frames(
+    control: Control, lease_id: LeaseId, *, owner: bool
+) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+    with ExitStack() as stack:
+        if owner:
+            with _known():
+                stack.enter_context(control.owner_connection(lease_id))
+        async with control.events(wanted=_everything, subjects=[lease_id]) as events:
+            await control.settled(lease_id)
+            yield _lease_story(control, lease_id, events)
+
+
+async def _lease_story(
+    control: Control, lease_id: LeaseId, events: AsyncIterator[EventDocument]
+) -> AsyncGenerator[bytes, None]:
+    """The lease as it is, then what happens to it, until its end; as it is once more where something is missing."""
+    lease = control.lease(lease_id)
+    while lease is not None:
+        yield frame("snapshot", show_lease(lease, Calendar(control.clock)))
+        if is_over(lease.state):
+            return
+        async for event in events:
+            yield frame(event.type, show_event(event), id_=event.id)
+            if event.type == GAP:
+                break
+            if event.type in _LAST or (event.type == "lease.lost" and event.data.get("final")):
+                return
+        else:
+            return
+        lease = control.lease(lease_id)
+
+
+def _everything(_event: str, _subject: str) -> bool:
+    return True
+
+
+_LAST = frozenset({"lease.released", "lease.forgotten"})
+
+
+def _find(control: Control, id_: str) -> Lease:
+    lease = control.lease(LeaseId(id_))
+    if lease is None:
+        raise not_found("lease")
+    return lease
+
+
+async def _answer(control: Control, lease_id: LeaseId) -> Response:
+    """The lease as it stands, once that is stored."""
+    await control.settled(lease_id)
+    return JsonResponse(show_lease(_find(control, lease_id), Calendar(control.clock)))
+
+
+@contextmanager
+def _known() -> Generator[None, None, None]:
+    """A lease that is forgotten while something is asked of it is not there, as if it had been so from the start."""
+    try:
+        yield
+    except KeyError as error:
+        raise not_found("lease") from error
+
+
+def _owner_is_here(control: Control, lease: Lease) -> AbstractContextManager[None]:
+    """While the registrar waits, its request is the connection of the owner, whose own is still to come."""
+    if lease.spec.owner.kind is not OwnerKind.CONNECTION or is_over(lease.state):
+        return nullcontext()
+    return control.owner_connection(lease.spec.id, is_new=True)
+
+
+def _is_settled(lease: Lease) -> bool:
+    return lease.state is not LeaseState.ACQUIRING
+
+
+def _is_over(lease: Lease) -> bool:
+    return is_over(lease.state)
+
+
+def _owner(asked: NewOwner | None) -> Owner:
+    if asked is None:
+        return NO_OWNER
+    default_s = {OwnerKind.HEARTBEAT: HEARTBEAT_TTL_S, OwnerKind.CONNECTION: CONNECTION_GRACE_S}.get(asked.kind, 0.0)
+    return Owner(asked.kind, default_s if asked.ttl is None else asked.ttl, asked.pid)
+
+
+def _keep(wanted: LeaseFilter) -> Callable[[Lease], bool]:
+    states, labels = frozenset(wanted.state), wanted.labels()
+    target = None if wanted.servicebus is None else f"servicebus.{wanted.servicebus.removeprefix('servicebus.')}"
+    entity = None if wanted.entity is None else wanted.entity.lower()
+    if not (states or labels or wanted.kind or target or entity is not None or wanted.session_id is not None):
+        return _any
+
+    def keep(lease: Lease) -> bool:
+        spec = lease.spec
+        return (
+            (not states or lease.state in states)
+            and (wanted.kind is None or spec.kind is wanted.kind)
+            and (target is None or spec.target == target)
+            and (entity is None or spec.entity.lower() == entity)
+            and (wanted.session_id is None or wanted.session_id in (lease.session_id, spec.session_id))
+            and has_labels(spec.labels, labels)
+        )
+
+    return keep
+
+
+def _any(_lease: Lease) -> bool:
+    return True
