@@ -1,0 +1,83 @@
+"""For workers: hold sessions and message locks, and follow long-running operations, through a running daemon.
+
+    from renewer.client import Client
+
+    with Client() as client, client.session("orders", "customer-42") as session:
+        ...
+
+Needs httpx alone.
+"""
+
+from renewer.client.async_client import AsyncClient
+from renewer.client.async_events import AsyncEventStream
+from renewer.client.async_session import AsyncMessageLock, AsyncSession
+from renewer.client.errors import (
+    AddressError,
+    BadRequest,
+    Conflict,
+    LockLost,
+    NotAllowed,
+    NotFound,
+    ProtocolError,
+    Refused,
+    RemoteFailed,
+    RenewerApiError,
+    ServerError,
+    SessionLost,
+    Timeout,
+    Unavailable,
+)
+from renewer.client.models import (
+    Event,
+    Lease,
+    Loss,
+    Operation,
+    Owner,
+    Page,
+    Result,
+    ResultInfo,
+    Status,
+    Target,
+    Waited,
+)
+from renewer.client.quantities import Duration
+from renewer.client.sync_client import Client
+from renewer.client.sync_events import EventStream
+from renewer.client.sync_session import MessageLock, Session
+
+__all__ = [
+    "AddressError",
+    "AsyncClient",
+    "AsyncEventStream",
+    "AsyncMessageLock",
+    "AsyncSession",
+    "BadRequest",
+    "Client",
+    "Conflict",
+    "Duration",
+    "Event",
+    "EventStream",
+    "Lease",
+    "LockLost",
+    "Loss",
+    "MessageLock",
+    "NotAllowed",
+    "NotFound",
+    "Operation",
+    "Owner",
+    "Page",
+    "ProtocolError",
+    "Refused",
+    "RemoteFailed",
+    "RenewerApiError",
+    "Result",
+    "ResultInfo",
+    "ServerError",
+    "Session",
+    "SessionLost",
+    "Status",
+    "Target",
+    "Timeout",
+    "Unavailable",
+    "Waited",
+]

@@ -1,0 +1,100 @@
+"""What can go wrong between a worker and the daemon, as one tree of exceptions.
+
+*Ours to fix*: `BadRequest`, `AddressError`, `NotAllowed`, `NotFound`, `Conflict`. *Wait, or look at the daemon*:
+`Refused`, `Unavailable`, `Timeout`, `RemoteFailed`, `ServerError`, `ProtocolError`. *The lock is gone*: `LockLost`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class RenewerApiError(Exception):
+    """Base of everything that this package raises on purpose.
+
+    `status` is the HTTP status and `problem` the problem document (RFC 9457), where an answer was the cause.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem
+
+
+class AddressError(RenewerApiError, ValueError):
+    """This is no address of a daemon; the message says what one looks like."""
+
+
+class BadRequest(RenewerApiError):
+    """The request is wrong as it stands; the message names the field."""
+
+
+class NotAllowed(RenewerApiError):
+    """The key is missing or wrong, or the socket's permissions keep this user out."""
+
+
+class NotFound(RenewerApiError):
+    """No lease or operation has this id, or none any more."""
+
+
+class Conflict(RenewerApiError):
+    """What was asked for does not fit the state of the lease or operation."""
+
+
+class Refused(RenewerApiError):
+    """The daemon takes no more work now, because of a limit or because it is draining; try after `retry_after_s`."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        problem: Mapping[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, problem=problem)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RenewerApiError):
+    """The daemon cannot be reached, or cannot do its work now (503)."""
+
+
+class Timeout(RenewerApiError):
+    """It did not happen in time; it may still."""
+
+
+class RemoteFailed(RenewerApiError):
+    """The broker or the service behind the daemon refused it for now."""
+
+
+class ServerError(RenewerApiError):
+    """The daemon has a bug; its log has more."""
+
+
+class ProtocolError(RenewerApiError):
+    """What answered does not speak this API."""
+
+
+class LockLost(RenewerApiError):
+    """The lock is no longer ours: stop, and settle nothing. `reason` is one word, `detail` is for people."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        detail: str = "",
+        status: int | None = None,
+        problem: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, status=status, problem=problem)
+        self.reason = reason
+        self.detail = detail
+
+
+class SessionLost(LockLost):
+    """The session of a block is no longer ours, or could not be had."""

@@ -1,0 +1,159 @@
+"""Work that takes more than one step, written once for both clients.
+
+A plan is a generator: it yields steps, is sent what came of each, and returns its result. Whoever runs it does the I/O
+and nothing else. `Unanswered` is thrown into it where a request got no answer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+from renewer.client import calls
+from renewer.client.address import Address
+from renewer.client.errors import Conflict, Timeout
+from renewer.client.models import Lease, Operation, Waited
+from renewer.client.wire import Answer, Call, Request, Unanswered
+
+_T = TypeVar("_T")
+
+WAIT_SLICE_S: Final = 60.0
+"""How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
+
+_FIRST_DELAY_S: Final = 0.05
+_MAX_DELAY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request; what comes of it is an `Answer`."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for this long."""
+
+    delay_s: float
+
+
+Step = Send | Pause
+Plan = Generator[Any, Any, _T]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How patient one client is: for how long a daemon that cannot be reached is tried again."""
+
+    address: Address
+    retry_for_s: float
+    clock: Callable[[], float] = time.monotonic
+
+
+def exchange(call: Call[_T], terms: Terms) -> Plan[_T]:
+    """Make one call; where the daemon cannot be reached and it does no harm, make it again for a while."""
+    give_up_at = terms.clock() + terms.retry_for_s
+    attempt = 0
+    while True:
+        try:
+            answer: Answer = yield Send(call.request)
+        except Unanswered as failure:
+            delay_s = backoff_s(attempt)
+            may = not failure.late and (call.repeatable or not failure.delivered)
+            if not may or terms.clock() + delay_s > give_up_at:
+                raise failure.error(terms.address) from failure.cause
+            attempt += 1
+            yield Pause(delay_s)
+        else:
+            return call.read(answer)
+
+
+def hold(
+    wish: calls.LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str | None, exclusive: bool
+) -> Plan[Lease]:
+    """Register a lease and wait until it is settled, or the time is over."""
+    over_at = terms.clock() + wait_s
+    key = new_key() if idempotency_key is None else idempotency_key
+    registered = yield from exchange(
+        calls.register_lease(wish, wait_s=min(wait_s, WAIT_SLICE_S), idempotency_key=key), terms
+    )
+    lease: Lease = registered.lease
+    if exclusive and not registered.created:
+        raise taken(lease)
+    while lease.state == "acquiring" and (rest_s := over_at - terms.clock()) > 0.001:
+        lease = yield from exchange(calls.lease(lease.id, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
+    return lease
+
+
+def wait_lease(lease_id: str, until: Literal["settled", "over"], terms: Terms, *, wait_s: float) -> Plan[Lease]:
+    """One lease, once it is as wanted, or the time is over."""
+    over_at = terms.clock() + wait_s
+    while True:
+        rest_s = max(0.0, over_at - terms.clock())
+        lease: Lease = yield from exchange(calls.lease(lease_id, wait_s=min(rest_s, WAIT_SLICE_S), until=until), terms)
+        settled = lease.is_over or (until == "settled" and lease.state != "acquiring")
+        if settled or over_at - terms.clock() < 0.001:
+            return lease
+
+
+def follow(call: Callable[[float], Call[Operation]], terms: Terms, *, wait_s: float) -> Plan[Operation]:
+    """Register an operation and wait until it has ended, or the time is over."""
+    over_at = terms.clock() + wait_s
+    operation: Operation = yield from exchange(call(min(wait_s, WAIT_SLICE_S)), terms)
+    if operation.is_over or not wait_s:
+        return operation
+    return (yield from wait_operation(operation.id, terms, wait_s=over_at - terms.clock()))
+
+
+def wait_operation(operation_id: str, terms: Terms, *, wait_s: float | None) -> Plan[Operation]:
+    """One operation, once it has ended, or the time is over."""
+    over_at = None if wait_s is None else terms.clock() + wait_s
+    while True:
+        rest_s = WAIT_SLICE_S if over_at is None else max(0.0, over_at - terms.clock())
+        operation: Operation = yield from exchange(
+            calls.operation(operation_id, wait_s=min(rest_s, WAIT_SLICE_S)), terms
+        )
+        if operation.is_over or (over_at is not None and over_at - terms.clock() < 0.001):
+            return operation
+
+
+def ended_operation(operation_id: str, terms: Terms, *, wait_s: float | None) -> Plan[Operation]:
+    """One operation, once it has ended. Raises `Timeout`."""
+    operation = yield from wait_operation(operation_id, terms, wait_s=wait_s)
+    if not operation.is_over:
+        raise Timeout(f"{operation_id} is {operation.state} and has not ended in {wait_s:g} s; it is followed on")
+    return operation
+
+
+def wait_many(ids: Sequence[str], until: Literal["all", "any"], terms: Terms, *, wait_s: float | None) -> Plan[Waited]:
+    """Several operations, once all or one of them ended, or the time is over."""
+    over_at = None if wait_s is None else terms.clock() + wait_s
+    while True:
+        rest_s = WAIT_SLICE_S if over_at is None else max(0.0, over_at - terms.clock())
+        waited: Waited = yield from exchange(calls.wait_operations(ids, until, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
+        if waited.done or not waited.items or (over_at is not None and over_at - terms.clock() < 0.001):
+            return waited
+
+
+def backoff_s(attempt: int) -> float:
+    """How long to wait before trying again: growing, and drawn, so that many workers do not come back at once."""
+    most_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(attempt, 10))
+    return most_s * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
+
+
+def new_key() -> str:
+    """An Idempotency-Key that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def taken(lease: Lease) -> Conflict:
+    """The error for a lock that the daemon keeps for somebody else."""
+    what = f"session {lease.session_id!r}" if lease.kind == "session" else "this message"
+    return Conflict(
+        f"{what} of {lease.entity} is kept already, by {lease.id} (owner: {lease.owner.kind}); release that one first"
+    )
