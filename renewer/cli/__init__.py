@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -9,8 +11,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import renewer
-from renewer.cli.exitcodes import ExitCode
-from renewer.errors import ConfigError, RenewerError, UsageError
+from renewer.cli.call import Call, Format, add_command, flowing
+from renewer.cli.doctorcommand import doctor
+from renewer.cli.exitcodes import EXIT_CODES_HELP, CommandError, ExitCode
+from renewer.cli.lease import lease_app
+from renewer.cli.op import op_app
+from renewer.errors import ConfigError, RegistryError, RenewerError, UsageError
 
 app = typer.Typer(
     name="renewer",
@@ -18,9 +24,11 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Keeps Azure Service Bus locks alive and follows long-running operations to their end.",
+    epilog=EXIT_CODES_HELP,
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at a configuration without running it.")
+app.add_typer(lease_app, name="lease")
+app.add_typer(op_app, name="op")
 app.add_typer(config_app, name="config")
 
 ConfigOption = Annotated[
@@ -69,9 +77,146 @@ def config_check(
 
     Exit code 0 if there is none, 78 otherwise. Nothing is contacted.
     """
-    from renewer.cli.run import check_config
+    from renewer.cli.configuration import check_config
 
     check_config(file, overrides or [])
+
+
+@config_app.command("show")
+def config_show(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The configuration.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    format_: Annotated[
+        Format, typer.Option("--output", "-o", help="table, which reads as TOML; or json.")
+    ] = Format.TABLE,
+) -> None:
+    """Show every setting as it is in effect, and who said so: file and line, environment, flag, or default.
+
+    Secrets are not shown. Exit code 78 if there are mistakes.
+    """
+    from renewer.cli.configuration import show_config
+
+    show_config(file if file is not None else config, overrides or [], as_json=format_ is Format.JSON)
+
+
+@add_command(app)
+def status(call: Call) -> None:
+    """Say how the daemon is: state, leases, operations, smallest margin, loop lag, trouble."""
+    from renewer.cli.status import show_status
+
+    show_status(call)
+
+
+@add_command(app)
+def top(
+    call: Call,
+    once: Annotated[bool, typer.Option("--once", help="Print one screen and exit.")] = False,
+) -> None:
+    """Watch the daemon on a live screen: leases nearest to expiry, operations under way, what happened lately."""
+    from renewer.cli.top import show_top
+
+    show_top(call, once=once)
+
+
+@add_command(app)
+def events(
+    call: Call,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="lease.lost, operation.failed, or lease for all of those; repeatable."
+        ),
+    ] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only those of this lease or operation; repeatable.")
+    ] = None,
+    after: Annotated[str | None, typer.Option(metavar="EVENT", help="Begin after the event with this id.")] = None,
+) -> None:
+    """Tell what happens, line by line, until Ctrl-C. Renewals and polls are told where --type names them.
+
+    With -o json each line is one JSON document.
+    """
+    from renewer.cli.events import follow
+
+    follow(call, type_ or [], subject or [], after)
+
+
+@add_command(app, "exec", context_settings={"allow_interspersed_args": False})
+def exec_(
+    call: Call,
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD [ARGS]...", help="What to run.")],
+    entity: Annotated[str, typer.Option(metavar="NAME", help="A queue or topic/Subscriptions/name.")],
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Which session; else the next available one.", show_default=False)
+    ] = None,
+    servicebus: Annotated[str | None, typer.Option(metavar="NAME", help="Which namespace, if many.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A word of your own; repeatable.")
+    ] = None,
+    on_lost: Annotated[
+        str,
+        typer.Option(metavar="term|warn", help="When the lock is in danger or lost: stop CMD, or only say so."),
+    ] = "term",
+    grace: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long CMD has from SIGTERM until SIGKILL.")
+    ] = "10s",
+    wait: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for the session.")] = "60s",
+) -> None:
+    """Hold a session while a command runs.
+
+    renewer exec --entity orders --session customer-42 -- ./work.sh
+
+    CMD finds RENEWER_LEASE, RENEWER_ENTITY, RENEWER_SESSION_ID, RENEWER_EPOCH, RENEWER_LOCKED_UNTIL_UTC and RENEWER_API
+    in its environment. When the lock is in danger or lost, its process group gets SIGTERM, and after --grace SIGKILL.
+    Signals are passed on, and the session is given back when CMD has ended.
+
+    The exit code is that of CMD, 128+N if signal N ended it. 75: the session was not to be had in time. 76: CMD was
+    stopped because the lock was in danger or lost. 126: CMD is not executable; 127: it is not there.
+    """
+    from renewer.cli import words
+    from renewer.cli.exec import OnLost, Plan, execute
+
+    if on_lost not in tuple(OnLost):
+        raise UsageError(f"--on-lost {on_lost}: must be term or warn")
+    execute(
+        call,
+        Plan(
+            entity=entity,
+            session_id=session,
+            servicebus=servicebus,
+            labels=words.labels(label or []),
+            wait_s=words.seconds("--wait", wait),
+            on_lost=OnLost(on_lost),
+            grace_s=words.seconds("--grace", grace),
+            command=command,
+        ),
+    )
+
+
+@add_command(app)
+def drain(
+    call: Call,
+    park: Annotated[
+        bool, typer.Option("--park", help="Give every lock back now; the next start holds them again.")
+    ] = False,
+    off: Annotated[bool, typer.Option("--off", help="Take new work again.")] = False,
+    wait: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait until no lock is held.")] = "60s",
+) -> None:
+    """Take no new work, and wait until every lock has been given back.
+
+    Exit code 0 when none is held any longer, 75 when some are left.
+    """
+    from renewer.cli.status import drain as drain_daemon
+
+    if park and off:
+        raise UsageError("--park and --off exclude each other")
+    drain_daemon(call, park=park, off=off, wait=wait)
+
+
+app.command(help=flowing(doctor.__doc__))(doctor)
 
 
 @app.command()
@@ -128,6 +273,10 @@ def main() -> None:
         app()
     except RenewerError as error:
         _tell(error)
+    except BrokenPipeError:
+        # Whoever read has enough, as in `renewer events | head`. What is buffered cannot be written either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.SIGNALLED + signal.SIGPIPE)
     except BaseExceptionGroup as group:
         # Task groups wrap what their tasks raise.
         meant, bugs = group.split(RenewerError)
@@ -141,9 +290,24 @@ def _tell(error: RenewerError) -> NoReturn:
         from renewer.config import describe_problems
 
         typer.echo(describe_problems(error), err=True)
-        sys.exit(ExitCode.CONFIG)
-    typer.echo(f"renewer: {error}", err=True)
-    sys.exit(ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED)
+    else:
+        typer.echo(f"renewer: {error}", err=True)
+    sys.exit(_exit_code(error))
+
+
+def _exit_code(error: RenewerError) -> int:
+    match error:
+        case CommandError(code=code):
+            return code
+        case ConfigError():
+            return ExitCode.CONFIG
+        case RegistryError():
+            return ExitCode.CANNOT_CREATE
+        case UsageError():
+            # With a cause, what was asked for made sense and the system refused it.
+            return ExitCode.CANNOT_CREATE if isinstance(error.__cause__, OSError) else ExitCode.USAGE
+        case _:
+            return ExitCode.FAILED
 
 
 def _first(group: BaseExceptionGroup[RenewerError]) -> RenewerError:

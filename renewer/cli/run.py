@@ -1,51 +1,45 @@
-"""`renewer run` and `renewer config check`."""
+"""`renewer run`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import typer
 
+from renewer.cli.overrides import parse_overrides
 from renewer.config import load
 from renewer.daemon.app import Daemon
-from renewer.errors import UsageError
 from renewer.observe import LogSink, configure_logging
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from renewer.config import Settings
 
 
 def run_daemon(config: Path | None, overrides: list[str]) -> None:
     """Run the daemon until it is told to stop. Raises `ConfigError` or `UsageError`."""
-    settings = load(config, environ=os.environ, overrides=_overrides(overrides))
+
+    def read_settings() -> Settings:
+        return load(config, environ=os.environ, overrides=parse_overrides(overrides))
+
+    settings = read_settings()
+    _allow_many_files()
     with closing(configure_logging(level=settings.daemon.log_level, log_format=settings.daemon.log_format)) as sink:
-        anyio.run(_serve, settings, sink)
+        anyio.run(_serve, settings, read_settings, sink)
 
 
-def check_config(file: Path, overrides: list[str]) -> None:
-    """Load `file` and say what it holds. Raises `ConfigError` with every mistake."""
-    settings = load(file, environ=os.environ, overrides=_overrides(overrides))
-    typer.echo(
-        f"{file}: no mistakes; {len(settings.session)} sessions on {len(settings.servicebus)} Service Bus "
-        f"namespaces, {len(settings.fabric)} Fabric accounts"
-    )
+def _allow_many_files() -> None:
+    """Each owner that is connected needs an open file, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(settings: Settings, sink: LogSink) -> None:
-    daemon = Daemon(settings)
-    daemon.metrics.watch_log(sink)
-    await daemon.run_until_signalled()
-
-
-def _overrides(texts: list[str]) -> dict[str, str]:
-    overrides: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set {key}: must be KEY=VALUE, as in --set daemon.log_level=debug")
-        overrides[key.strip()] = value
-    return overrides
+async def _serve(settings: Settings, read_settings: Callable[[], Settings], sink: LogSink) -> None:
+    await Daemon(settings, read_settings=read_settings, log_sink=sink).run_until_signalled()

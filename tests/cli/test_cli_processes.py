@@ -176,7 +176,7 @@ def test_the_daemon_holds_a_session_follows_an_operation_and_stops_in_good_order
             assert "bG9jYWw=" not in "".join(daemon.seen)
 
 
-def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     with emulator(tmp_path) as (amqp, http):
         config = write_config(tmp_path, amqp, http)
         with running("run", "--config", str(config), cwd=tmp_path) as first:
@@ -188,8 +188,9 @@ def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on(tmp
                 cwd=tmp_path,
                 timeout=LIMIT_S,
             )
-            assert second.returncode == 64
-            assert "another daemon is listening" in second.stderr
+            assert second.returncode == 73
+            assert "another renewer" in second.stderr
+            assert "state_dir" in second.stderr
             assert "Traceback" not in second.stderr
             with client(tmp_path) as api:
                 assert api.get("/v1/leases").status_code == 200
@@ -203,7 +204,7 @@ def test_a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_replaces(tmp
             first.event("lease acquired")
             first.stop(signal.SIGKILL)
         with running("run", "--config", str(config), cwd=tmp_path) as second:
-            second.event("lease acquired")
+            second.event("lease reacquired")
             assert second.stop() == 0
 
 

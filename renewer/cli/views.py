@@ -1,0 +1,230 @@
+"""How leases, operations and events look to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from renewer.cli.output import Cell, Column, Style
+from renewer.cli.words import ago, clock, size, span, when
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from renewer.client import Event, Lease, Operation
+
+LEASE_COLUMNS = (
+    Column("id"),
+    Column("state"),
+    Column("entity", flexible=True),
+    Column("session", flexible=True),
+    Column("expires", right=True),
+    Column("lost", right=True),
+)
+OPERATION_COLUMNS = (
+    Column("id"),
+    Column("account", flexible=True),
+    Column("state"),
+    Column("status", flexible=True),
+    Column("next poll", right=True),
+    Column("elapsed", right=True),
+    Column("outcome", flexible=True),
+)
+STYLES: Mapping[str, Style] = {
+    "held": "good",
+    "succeeded": "good",
+    "acquiring": "warn",
+    "at_risk": "bad",
+    "lost": "bad",
+    "released": "dim",
+    "failed": "bad",
+    "rejected": "bad",
+    "unpollable": "bad",
+    "expired": "bad",
+    "timed_out": "bad",
+    "canceled": "warn",
+    "ready": "good",
+    "draining": "warn",
+    "stopping": "warn",
+}
+ENDED = frozenset({"succeeded", "failed", "canceled", "expired", "timed_out", "unpollable", "rejected"})
+OVER = frozenset({"lost", "released"})
+
+
+def state_cell(state: str) -> Cell:
+    """A state in its colour."""
+    return Cell(str(state), STYLES.get(str(state), ""))
+
+
+def session_text(lease: Lease) -> str:
+    """What is locked within the entity: the session, or that it is a message."""
+    if str(lease.kind) == "message":
+        return "(message)"
+    if lease.session_id is None:
+        return "(next available)"
+    return lease.session_id or '""'
+
+
+def expiry_text(lease: Lease) -> str:
+    """How long the lock lasts if nothing renews it, or that its time is over."""
+    if lease.remaining_s is None or str(lease.state) not in ("held", "at_risk"):
+        return ""
+    return f"in {span(lease.remaining_s)}" if lease.remaining_s > 0 else f"{span(-lease.remaining_s)} ago"
+
+
+def lease_row(lease: Lease) -> Sequence[Cell | str]:
+    """One line of `LEASE_COLUMNS`."""
+    lost = Cell(str(lease.losses), "bad") if lease.losses else ""
+    return [lease.id, state_cell(lease.state), lease.entity, session_text(lease), expiry_text(lease), lost]
+
+
+def lease_details(lease: Lease) -> list[tuple[str, Cell | str]]:
+    """Everything worth knowing of one lease."""
+    loss = lease.last_loss
+    return [
+        ("lease", lease.id),
+        ("state", state_cell(lease.state)),
+        ("entity", lease.entity),
+        ("session" if str(lease.kind) == "session" else "kind", session_text(lease)),
+        ("servicebus", lease.servicebus),
+        ("expires", expiry_text(lease)),
+        ("locked until", when(lease.locked_until_utc) if expiry_text(lease) else ""),
+        ("next attempt", ago(lease.next_attempt_at)),
+        ("acquired", when(lease.acquired_at)),
+        ("epoch", str(lease.epoch) if lease.epoch else ""),
+        ("renewals", str(lease.renewals) if lease.epoch else ""),
+        ("margin", _margins(lease)),
+        ("losses", str(lease.losses) if lease.losses else ""),
+        ("last loss", f"{loss.reason}: {loss.detail} ({ago(loss.at)})" if loss is not None else ""),
+        ("last error", lease.last_error or ""),
+        ("owner", _owner(lease)),
+        ("labels", labels_text(lease.labels)),
+    ]
+
+
+def operation_row(operation: Operation) -> Sequence[Cell | str]:
+    """One line of `OPERATION_COLUMNS`."""
+    return [
+        operation.id,
+        operation.account,
+        state_cell(operation.state),
+        _status(operation),
+        ago(operation.next_poll_at) if operation.ended_at is None else "",
+        span(operation.elapsed_s),
+        outcome_text(operation),
+    ]
+
+
+def operation_details(operation: Operation) -> list[tuple[str, Cell | str]]:
+    """Everything worth knowing of one operation."""
+    return [
+        ("operation", operation.id),
+        ("state", state_cell(operation.state)),
+        ("status", operation.status or ""),
+        ("account", operation.account),
+        ("outcome", outcome_text(operation)),
+        ("submitted", when(operation.submitted_at)),
+        ("ended", when(operation.ended_at)),
+        ("elapsed", span(operation.elapsed_s)),
+        ("next poll", ago(operation.next_poll_at) if operation.ended_at is None else ""),
+        ("progress", f"{operation.percent_complete:g} %" if operation.percent_complete is not None else ""),
+        ("polls", _polls(operation)),
+        ("last error", operation.last_poll_error or ""),
+        ("gives up", ago(operation.deadline_at) if operation.ended_at is None else ""),
+        ("labels", labels_text(operation.labels)),
+    ]
+
+
+def outcome_text(operation: Operation) -> str:
+    """What came of it: the service's error, or what there is to read."""
+    if operation.error:
+        return error_text(operation.error)
+    result = operation.result
+    if result is None:
+        return ""
+    return "no result" if str(result.kind) == "none" else f"{result.kind}, {size(result.size)}"
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """A service's error in one line."""
+    code, message = error.get("errorCode") or error.get("code"), error.get("message")
+    return ": ".join(str(part) for part in (code, message) if part) or "error"
+
+
+def event_line(event: Event, *, subject: bool = True) -> tuple[str, Style]:
+    """One event in one line, and how good or bad it is; `subject` says whether with the id of what it happened to."""
+    data = event.data
+    words = [clock(event.time), event.type.ljust(20), event.subject if subject or not event.data else ""]
+    if event.type == "snapshot":
+        words += [str(data.get("state") or ""), f"{data.get('entity')}/{data.get('session_id')}"]
+    elif event.type.startswith("lease."):
+        where = str(data.get("entity") or "")
+        session_id = data.get("session_id")
+        words.append(f"{where}/{session_id}" if session_id is not None else where)
+    elif data.get("account"):
+        words.append(str(data["account"]))
+    words += _event_words(data)
+    return "  ".join(word for word in words if word), event_style(event.type)
+
+
+def event_style(kind: str) -> Style:
+    """How good or bad an event of this type is."""
+    name = kind.partition(".")[2]
+    if name in ("lost", "at_risk", "failed", "rejected", "expired", "timed_out", "unpollable", "gap"):
+        return "bad"
+    if name in ("acquired", "reacquired", "recovered", "succeeded"):
+        return "good"
+    if name in ("renew_failed", "acquire_failed", "poll_failed", "unknown_status", "canceled"):
+        return "warn"
+    return "dim" if name in ("renewed", "polled") else ""
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as they are written on the command line."""
+    return " ".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _event_words(data: Mapping[str, Any]) -> list[str]:
+    words = [str(data[name]) for name in ("reason", "failure", "detail") if data.get(name)]
+    if data.get("error"):
+        error = data["error"]
+        words.append(error_text(error) if isinstance(error, dict) else str(error))
+    result = data.get("result")
+    if isinstance(result, dict) and result.get("kind") not in (None, "none"):
+        words.append(f"{result['kind']}, {size(int(result.get('size') or 0))}")
+    if data.get("margin_s") is not None:
+        words.append(f"margin {span(float(data['margin_s']))}")
+    if data.get("final"):
+        words.append("for good")
+    return words
+
+
+def _margins(lease: Lease) -> str:
+    if lease.last_margin_s is None:
+        return ""
+    smallest = f", smallest {span(lease.min_margin_s)}" if lease.min_margin_s is not None else ""
+    return f"{span(lease.last_margin_s)} left at the last renewal{smallest}"
+
+
+def _owner(lease: Lease) -> str:
+    owner = lease.owner
+    kind = str(owner.kind)
+    if kind == "none":
+        return "none: kept until it is released"
+    words = [kind]
+    if owner.pid is not None:
+        words.append(str(owner.pid))
+    if owner.remaining_s is not None:
+        words.append(f"(released in {span(owner.remaining_s)} without a sign of life)")
+    return " ".join(words)
+
+
+def _status(operation: Operation) -> str:
+    words = [operation.status or ""]
+    if operation.percent_complete is not None and operation.ended_at is None:
+        words.append(f"{operation.percent_complete:g} %")
+    return " ".join(word for word in words if word)
+
+
+def _polls(operation: Operation) -> str:
+    failed = f", {operation.poll_errors} failed" if operation.poll_errors else ""
+    return f"{operation.polls}{failed}"
