@@ -81,6 +81,13 @@ def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Findi
     if source is not None:
         yield from _check_bearer(source, ("api",), environ)
     listen, metrics = api.listen, settings.metrics.listen
+    if isinstance(listen, UnixListen) and api.socket_group is not None and _is_within(listen.path, settings):
+        yield Finding(
+            ("api", "socket_group"),
+            f"would reach nobody: {listen.path} is in daemon.state_dir, which is for its owner alone; listen "
+            "elsewhere, as on unix:/run/renewer/renewer.sock",
+            (("api", "listen"), ("daemon", "state_dir")),
+        )
     if api.socket_group is not None:
         yield from _check_group(api.socket_group, listen)
     if not isinstance(listen, TcpListen):
@@ -111,6 +118,10 @@ def _check_group(group: str, listen: UnixListen | TcpListen) -> Iterator[Finding
         return
     if os.geteuid() != 0 and number not in {os.getegid(), *os.getgroups()}:
         yield Finding(at, "must be a group that this user is a member of: nobody else may give a file to it")
+
+
+def _is_within(path: Path, settings: Settings) -> bool:
+    return settings.daemon.state_dir.absolute() in path.absolute().parents
 
 
 def _check_servicebus(

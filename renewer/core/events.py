@@ -79,6 +79,13 @@ class LeaseParkRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseUnparkRequested:
+    """The daemon goes on after all: a parked lease is acquired again."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseRevised:
     """The lease is to be kept on other terms from now on; what it is on stays the same."""
 
@@ -180,6 +187,7 @@ LeaseEvent = (
     | LeaseRenewRequested
     | LeaseReleaseRequested
     | LeaseParkRequested
+    | LeaseUnparkRequested
     | OwnerSeen
     | OwnerGone
 )

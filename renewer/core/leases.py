@@ -205,6 +205,8 @@ class Lease:
     def granted(self, event: LeaseGranted, now: float, fraction: float) -> list[Effect]:
         """An acquisition or a renewal succeeded."""
         acquiring = self.state is LeaseState.ACQUIRING
+        if self.is_parked and acquiring:
+            return [StartRelease(self.spec, event.epoch)]
         if not self._concerns(event.epoch):
             # Acquired after we gave up: give it back, or it stays locked with nobody to use it.
             stray = is_over(self.state) and event.epoch > self.epoch
@@ -275,6 +277,14 @@ class Lease:
             effects.append(StartRelease(self.spec, self.epoch))
         self._move(LeaseSignal.PARKED)
         return [*effects, *self._rest(now)]
+
+    def unpark(self, now: float) -> list[Effect]:
+        """The daemon goes on after all: a session is acquired again at once, a message lock renewed."""
+        if self.is_parked and not is_over(self.state):
+            self.is_parked = False
+            self.next_attempt_at = now
+            self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S)
+        return []
 
     def _rest(self, now: float) -> list[Effect]:
         self.owner_until = None

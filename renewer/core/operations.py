@@ -7,7 +7,7 @@ service forgets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from renewer.core.effects import (
@@ -305,6 +305,9 @@ class Operation:
         return True
 
     def _move(self, state: OperationState, now: float) -> list[Effect]:
+        if self.state is OperationState.ACCEPTED:
+            # Answered, so it is sent no more; it can be large.
+            self.spec = replace(self.spec, request=None)
         self.state = state
         return [self._tell(OperationNews.STATE_CHANGED, now)]
 

@@ -23,6 +23,7 @@ from renewer.core.events import (
     LeaseRenewRequested,
     LeaseRestored,
     LeaseRevised,
+    LeaseUnparkRequested,
     LinkLost,
     OperationAnswered,
     OperationAttemptFailed,
@@ -92,12 +93,17 @@ class Scheduler:
             return self._handle_lease(event, now, fraction)
         return self._handle_operation(event, now, fraction)
 
-    def advance(self, now: float, draw: Callable[[], float]) -> list[Effect]:
-        """Do everything that has fallen due at `now`, longest due first. `draw` gives random numbers in [0, 1)."""
+    def advance(self, now: float, draw: Callable[[], float], most: int | None = None) -> list[Effect]:
+        """Do what has fallen due at `now`, longest due first, for at most so many items.
+
+        `draw` gives random numbers in [0, 1).
+        """
         effects: list[Effect] = []
         # An item is looked at once in each call, so that one due again at once cannot hold up the rest.
         seen: list[Lease | Operation] = []
-        while (key := self._queue.pop_due(now)) is not None:
+        left = len(self._queue) if most is None else most
+        while left > 0 and (key := self._queue.pop_due(now)) is not None:
+            left -= 1
             item = self._leases.get(LeaseId(key)) or self._operations[OperationId(key)]
             effects += item.advance(now, draw())
             if is_over(item.state) and item.forget_at is not None and item.forget_at <= now:
@@ -139,6 +145,8 @@ class Scheduler:
                     effects = lease.release(now)
                 case LeaseParkRequested():
                     effects = lease.park(now)
+                case LeaseUnparkRequested():
+                    effects = lease.unpark(now)
                 case OwnerSeen():
                     effects = lease.seen(now, stays=event.stays, is_new=event.is_new)
                 case OwnerGone():

@@ -40,7 +40,7 @@ from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
 from renewer.daemon.lag import RecentLag
 from renewer.daemon.owners import ProcessOwners
-from renewer.daemon.registrar import Registrar
+from renewer.daemon.registrar import Forgetting, Registrar
 from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
 from renewer.daemon.restoring import Restored, restore
 from renewer.daemon.supervisor import Supervisor
@@ -93,6 +93,7 @@ class Daemon:
         self._settings = settings
         self._clock = clock
         self._stop = anyio.Event()
+        self._knows_the_past = anyio.Event()
         self._not_ready: str | None = "starting"
         self._lag = RecentLag()
         self._last_lag_s = 0.0
@@ -112,12 +113,24 @@ class Daemon:
         self._callbacks = Callbacks(callback_options(settings, os.environ), clock, operation=self._operation)
         self._owners = ProcessOwners(self._post)
         self._stream = EventStream(0, clock, lease=self._lease, operation=self._operation)
+        self._registrar = Registrar(
+            namespaces_of(settings, self._namespaces),
+            accounts_of(settings, self._operation_targets),
+            self._callbacks.check_url,
+        )
         waiting = Waiting()
         self.supervisor = Supervisor(
             clock=clock,
             lease_targets=self._namespaces,
             operation_targets=self._operation_targets,
-            hooks=[MetricsHook(self.metrics), LogHook(), self._owners, waiting, self._stream],
+            hooks=[
+                MetricsHook(self.metrics),
+                LogHook(),
+                self._owners,
+                waiting,
+                self._stream,
+                Forgetting(self._registrar),
+            ],
             registry=self._registry,
             deliveries=self._callbacks,
             limits=LaneLimits(
@@ -128,11 +141,6 @@ class Daemon:
             on_lag=self._note_lag,
         )
         self._callbacks.on_done = self.supervisor.keeper.delivered
-        self._registrar = Registrar(
-            namespaces_of(settings, self._namespaces),
-            accounts_of(settings, self._operation_targets),
-            self._callbacks.check_url,
-        )
         self._sessions = ConfiguredSessions(self.supervisor, self._registrar)
         self.control = DaemonControl(
             self.supervisor,
@@ -163,6 +171,8 @@ class Daemon:
 
     async def reload(self) -> ReloadPlan | None:
         """Read the configuration again; None, and nothing changed, if it has mistakes."""
+        # Before that, sessions that were held before would be taken for new ones.
+        await self._knows_the_past.wait()
         return await self._reloader.reload()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -180,6 +190,7 @@ class Daemon:
                 async with anyio.create_task_group() as parts:
                     await self._start(parts)
                     self._go_on(restore(opened.entries, self.supervisor, self._registrar, self._callbacks.restore))
+                    self._knows_the_past.set()
                     async with anyio.create_task_group() as doors:
                         await self._open(doors, api_listener, admin_listener)
                         self._become_ready()
@@ -211,7 +222,10 @@ class Daemon:
             async for number in signals:
                 _log.info("signal received", signal=signal.Signals(number).name)
                 if number == signal.SIGHUP:
-                    tasks.start_soon(self.reload)
+                    if self._not_ready is None:
+                        tasks.start_soon(self.reload)
+                    else:
+                        _log.warning("configuration not reloaded", error=f"the daemon is {self._not_ready}")
                     continue
                 if self._stop.is_set():
                     tasks.cancel_scope.cancel()

@@ -215,6 +215,9 @@ class AttemptRunner:
             outcome = await self._outcome(effect)
         wanted = self._scopes.pop(key, None) is not None
         if not wanted:
+            if isinstance(outcome, LeaseGranted):
+                # Granted in the moment in which it was cancelled: the core knows what to do with it.
+                self._post(outcome)
             return
         if outcome is None:
             outcome = _failed(effect, Transient("timeout", "no answer in time"))

@@ -36,7 +36,8 @@ class ConfiguredSessions:
         One whose terms have changed is kept on the new ones, without being let go.
         """
         wanted = [_request(section) for section in sections]
-        held, self._held = self._held, []
+        # What has ended meanwhile, whoever ended it, is held anew.
+        held, self._held = [item for item in self._held if self._lives(item[1])], []
         for is_same in (_is_equal, _is_same_lock):
             for request in list(wanted):
                 kept = next((item for item in held if is_same(item[0], request)), None)
@@ -55,25 +56,31 @@ class ConfiguredSessions:
             if was is not None:
                 past.remove(was)
                 spec = replace(spec, id=was[0].id)
-            self._hold(spec, None if was is None else was[1])
-            self._held.append((request, spec.id))
+            if self._hold(spec, None if was is None else was[1]):
+                self._held.append((request, spec.id))
         for spec, was_like in past:
             # Known for a moment, so that it is told that it is not any longer.
             self._supervisor.post(LeaseRestored(spec, was_like))
             self._supervisor.post(ForgetRequested(spec.id))
 
+    def _lives(self, lease_id: LeaseId) -> bool:
+        lease = self._supervisor.scheduler.lease(lease_id)
+        return lease is not None and not is_over(lease.state)
+
     def _revise(self, request: HoldRequest, lease_id: LeaseId) -> None:
         spec = replace(self._registrar.lease(request, origin=CONFIGURED), id=lease_id)
         self._supervisor.post(LeaseRevised(spec))
 
-    def _hold(self, spec: LeaseSpec, past: LeasePast | None) -> None:
+    def _hold(self, spec: LeaseSpec, past: LeasePast | None) -> bool:
+        """False if another lease lives on the same session; the next reload tries again."""
         on_same_lock = self._registrar.on_same_lock(spec)
         rival = None if on_same_lock is None else self._supervisor.scheduler.lease(on_same_lock)
         if rival is not None and not is_over(rival.state):
             _log.warning("session held already", lease=rival.spec.id, entity=spec.entity, session_id=spec.session_id)
-            return
+            return False
         self._registrar.note(spec)
         self._supervisor.post(LeaseRegistered(spec) if past is None else LeaseRestored(spec, past))
+        return True
 
 
 def _request(section: SessionSettings) -> HoldRequest:

@@ -129,6 +129,8 @@ class DaemonControl:
         if enabled and park:
             await self._supervisor.park_all()
             await self._keeper.flush()
+        elif not enabled:
+            self._supervisor.unpark_all()
 
     async def settled(self, key: str) -> None:
         """Return when what is known of this lease or operation is stored, or cannot be; soon in any case."""
@@ -189,13 +191,15 @@ class DaemonControl:
         self._need_lease(lease_id)
         self._supervisor.post(LeaseReleaseRequested(lease_id))
         await self._supervisor.released(lease_id)
+        await self._ended(lease_id)
 
     async def forget_lease(self, lease_id: LeaseId) -> None:
         """Release it if it lives, and drop what is known of it."""
         lease = self._need_lease(lease_id)
-        await self.release(lease_id)
+        self._supervisor.post(LeaseReleaseRequested(lease_id))
+        await self._supervisor.released(lease_id)
         self._forget(lease.spec)
-        await self._keeper.durable(lease_id)
+        await self._ended(lease_id)
 
     async def renew_now(self, lease_id: LeaseId, timeout_s: float) -> Lease:
         """Renew without waiting for the due time; returns once it is renewed."""
@@ -322,19 +326,28 @@ class DaemonControl:
     async def forget_operation(self, operation_id: OperationId) -> None:
         """Stop following, and drop what is known of it, the result too."""
         self._forget(self._need_operation(operation_id).spec)
-        await self._keeper.durable(operation_id)
+        await self._ended(operation_id)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     async def _found(self, key: str) -> None:
         """Another's registration may still be on its way to the registry; it is not acknowledged before that one is."""
         if not await self._keeper.durable(key) and not self._supervisor.knows(key):
-            raise RegistryError(f"not registered, because it cannot be stored: {self._keeper.trouble}")
+            raise RegistryError(f"not registered, because it cannot be stored: {self._why()}")
+
+    async def _ended(self, key: str) -> None:
+        if not await self._keeper.durable(key):
+            raise RegistryError(
+                f"it was let go, but after a restart it would be back, because that cannot be stored: {self._why()}"
+            )
+
+    def _why(self) -> str:
+        return self._keeper.trouble or "see the log"
 
     async def _stored(self, spec: LeaseSpec | OperationSpec) -> None:
         if await self._keeper.durable(spec.id):
             return
-        why = self._keeper.trouble
+        why = self._why()
         # What cannot be stored is not taken on: after a crash nobody would know of it.
         self._forget(spec)
         raise RegistryError(f"not registered, because it cannot be stored: {why}")

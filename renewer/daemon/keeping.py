@@ -109,7 +109,7 @@ class Keeper:
         """Wait until all that is known of this lease or operation by now is stored; False if it cannot be."""
         mark = self._marked.get(key) or self._under_way.get(key)
         if mark is None:
-            return self.trouble is None
+            return True
         await mark.done.wait()
         return mark.stored
 
@@ -162,7 +162,7 @@ class Keeper:
     async def flush(self) -> None:
         """Wait until everything is stored, or cannot be."""
         while (key := next(iter(self._marked or self._under_way), None)) is not None:
-            if not await self.durable(key):
+            if not await self.durable(key) and self.trouble is not None:
                 return
 
     def _mark(self, kind: EntryKind, key: str) -> _Mark:

@@ -152,7 +152,7 @@ def operation_entry(operation: Operation, timeline: Timeline, target: OperationT
             "v": _VERSION,
             "clock": timeline.mark(),
             "account": spec.account,
-            "request": spec.request if target is None else target.dump_request(spec.request),
+            "request": spec.request if target is None or spec.request is None else target.dump_request(spec.request),
             "ticket": operation.ticket if target is None else target.dump_ticket(operation.ticket),
             "retry_safe": spec.retry_safe,
             "labels": dict(spec.labels),
@@ -202,7 +202,7 @@ def read_operation(
         spec = OperationSpec(
             id=OperationId(entry.id),
             account=account,
-            request=request if target is None else target.load_request(request),
+            request=request if target is None or request is None else target.load_request(request),
             retry_safe=bool(document["retry_safe"]),
             labels=dict(document["labels"]),
             context=dict(document["context"]),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from renewer.core.effects import LeaseNews, OperationNews
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
 from renewer.core.states import LeaseKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from renewer.api.control import FollowRequest, HoldRequest, Idempotency
+    from renewer.core.effects import TellLease, TellOperation
     from renewer.core.model import PollAnswer
     from renewer.ports import LeaseTarget, OperationTarget
 
@@ -129,7 +131,9 @@ class Registrar:
         if isinstance(spec, LeaseSpec) and (lock := _lock_of(spec)) is not None and self._by_lock.get(lock) == spec.id:
             del self._by_lock[lock]
         if (asked := spec.context.get("idempotency")) is not None:
-            self._by_idempotency.pop((type(spec), asked["key"]), None)
+            by_key = type(spec), asked["key"]
+            if self._by_idempotency.get(by_key) == spec.id:
+                del self._by_idempotency[by_key]
 
     def on_same_lock(self, spec: LeaseSpec) -> LeaseId | None:
         """The lease that was last registered on the same session or message; two would only fight."""
@@ -154,6 +158,23 @@ class Registrar:
             context["callback"] = callback
         if idempotency is not None:
             context["idempotency"] = {"key": idempotency.key, "fingerprint": idempotency.fingerprint}
+
+
+class Forgetting:
+    """A hook that has the registrar forget what is forgotten, however that came about."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self._registrar = registrar
+
+    def lease(self, news: TellLease) -> None:
+        """Let go of a lease's lock and key."""
+        if news.news is LeaseNews.FORGOTTEN:
+            self._registrar.drop(news.spec)
+
+    def operation(self, news: TellOperation) -> None:
+        """Let go of an operation's key."""
+        if news.news is OperationNews.FORGOTTEN:
+            self._registrar.drop(news.spec)
 
 
 def check_same(idempotency: Idempotency | None, spec: LeaseSpec | OperationSpec) -> None:

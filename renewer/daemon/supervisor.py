@@ -16,7 +16,7 @@ import anyio.lowlevel
 import structlog
 
 from renewer.core.effects import CancelAttempt, Effect, TellLease, TellOperation
-from renewer.core.events import Event, LeaseParkRequested
+from renewer.core.events import Event, LeaseParkRequested, LeaseUnparkRequested
 from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import is_over
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from renewer.ports import Clock, Hook, LeaseTarget, OperationTarget
 
 MAX_SLEEP_S = 1.0
+
+AT_ONCE = 500
+"""How many things are looked at before others have their turn on the event loop, when many fall due together."""
 
 _log = structlog.get_logger("renewer.supervisor")
 
@@ -87,7 +90,7 @@ class Supervisor:
             task_status.started()
             while True:
                 now = self._clock.now()
-                self._perform(self.scheduler.advance(now, self._draw))
+                self._perform(self.scheduler.advance(now, self._draw, AT_ONCE))
                 await self._sleep(now, self._runner.relieve())
 
     def knows(self, key: str) -> bool:
@@ -100,6 +103,12 @@ class Supervisor:
             if not is_over(lease.state):
                 self.post(LeaseParkRequested(lease.spec.id))
         await self._runner.all_released()
+
+    def unpark_all(self) -> None:
+        """Have every lease that was parked held again."""
+        for lease in list(self.scheduler.leases()):
+            if lease.is_parked:
+                self.post(LeaseUnparkRequested(lease.spec.id))
 
     def timeline(self) -> Timeline:
         """The clocks as they are now, for records."""

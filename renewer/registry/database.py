@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 from renewer.errors import RegistryError
@@ -111,6 +111,7 @@ class Database:
         except BaseException:
             # The disk may have kept a commit that it said failed, so its files stay until a later one stands.
             self._unsure += names.values()
+            self._give_room_back()
             raise
         self._files.remove([*obsolete, *self._unsure])
         self._unsure.clear()
@@ -230,6 +231,11 @@ class Database:
             "SELECT file FROM results WHERE operation = ? AND file IS NOT NULL", (operation_id,)
         )
         return [file for (file,) in rows if is_result_file(file)]
+
+    def _give_room_back(self) -> None:
+        # What the -wal takes up may be just what the next try needs, on a disk that is full.
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _check_in_place(self) -> None:
         # SQLite goes on writing to a file that has no name any more, and calls it durable.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _FILE = 0o600
 _DIRECTORY = 0o700
+_PARENT = 0o755
 
 
 def tighten(path: Path) -> None:
@@ -31,6 +32,13 @@ def make_directory(path: Path) -> None:
     """Make a directory of our own, or tighten it."""
     path.mkdir(mode=_DIRECTORY, exist_ok=True)
     tighten(path)
+
+
+def make_parents(path: Path) -> None:
+    """Make the directories above `path` that are not there, such that nobody else can write to them."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(mode=_PARENT, exist_ok=True)
 
 
 def make_file(path: Path) -> int:

@@ -13,7 +13,7 @@ from renewer.ports import Batch, Entry, Opened
 from renewer.registry import salvage
 from renewer.registry.database import Database, Synchronous
 from renewer.registry.failures import DamagedError, told
-from renewer.registry.privatefiles import lock_exclusively, make_directory
+from renewer.registry.privatefiles import lock_exclusively, make_directory, make_parents
 from renewer.registry.resultfiles import ResultFiles
 from renewer.registry.schema import MIGRATIONS
 
@@ -93,7 +93,7 @@ class SqliteRegistry:
         self._close()
         with told(self._state_dir):
             if not self._state_dir.is_dir():
-                self._state_dir.parent.mkdir(parents=True, exist_ok=True)
+                make_parents(self._state_dir)
                 make_directory(self._state_dir)
             self._lock = lock_exclusively(self._state_dir / LOCK)
         try:

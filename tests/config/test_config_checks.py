@@ -38,13 +38,20 @@ def test_the_api_needs_none_where_only_this_machine_can_reach_it(config: ConfigF
 def test_the_socket_may_belong_to_a_group_by_name_or_number(config: ConfigFile, form: str) -> None:
     number = os.getegid()
     written = form.format(number, grp.getgrgid(number).gr_name)
-    assert config.problems(f"[api]\nsocket_group = {written}\n") == []
+    assert config.problems(f'[api]\nlisten = "unix:/run/x/renewer.sock"\nsocket_group = {written}\n') == []
+
+
+def test_a_group_cannot_reach_a_socket_in_the_state_directory(config: ConfigFile) -> None:
+    text = f'[api]\nlisten = "unix:./var/below/renewer.sock"\nsocket_group = {os.getegid()}\n'
+    (problem,) = config.problems(text)
+    assert (problem.key, "state_dir" in problem.remedy) == ("api.socket_group", True)
+    assert config.problems(f'daemon.state_dir = "./elsewhere"\n{text}') == []
 
 
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        ("socket_group = 'no-such-group-here'", "a group of this machine"),
+        ("socket_group = 'no-such-group-here'\nlisten = 'unix:/run/x/r.sock'", "a group of this machine"),
         ("socket_group = ''", "name or the number"),
         ("socket_group = 'a b'", "name or the number"),
         ("socket_group = true", "name or the number"),
@@ -62,8 +69,9 @@ def test_a_group_that_we_may_not_give_files_to_is_told(config: ConfigFile, monke
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1000)
     monkeypatch.setattr(os, "getgroups", lambda: [1000, 1001])
-    assert config.problems("[api]\nsocket_group = 1001\n") == []
-    found = config.problems("[api]\nsocket_group = 1002\n")
+    elsewhere = '[api]\nlisten = "unix:/run/x/renewer.sock"\n'
+    assert config.problems(f"{elsewhere}socket_group = 1001\n") == []
+    found = config.problems(f"{elsewhere}socket_group = 1002\n")
     assert [problem.key for problem in found] == ["api.socket_group"]
     assert "a member of" in found[0].remedy
 

@@ -30,6 +30,7 @@ from renewer.core.events import (
     LeaseReleaseRequested,
     LeaseRenewRequested,
     LeaseRestored,
+    LeaseUnparkRequested,
     LinkLost,
     OperationAnswered,
     OperationAttemptFailed,
@@ -91,7 +92,7 @@ class _Story:
             if isinstance(effect, CancelAttempt):
                 assert effect.key == self._spec.id
             else:
-                assert effect.spec is self._spec
+                assert effect.spec.id == self._spec.id
             if isinstance(effect, TellLease | TellOperation):
                 assert effect.at == now
         return [line(effect) for effect in effects]
@@ -140,6 +141,9 @@ class LeaseStory(_Story):
 
     def park(self, now: float) -> list[str]:
         return self.handle(now, LeaseParkRequested(self.spec.id))
+
+    def unpark(self, now: float) -> list[str]:
+        return self.handle(now, LeaseUnparkRequested(self.spec.id))
 
     def renew_now(self, now: float) -> list[str]:
         return self.handle(now, LeaseRenewRequested(self.spec.id))

@@ -89,3 +89,19 @@ def test_signs_of_an_ended_lease_s_owner_change_nothing(owner: Owner) -> None:
     assert story.seen(2.0) == story.seen(2.0, stays=True) == story.owner_gone(2.0) == []
     assert story.lease.owner_until is None
     assert story.lease.state is LeaseState.RELEASED
+
+
+def test_an_owner_is_not_blamed_for_a_daemon_that_was_stopped_itself() -> None:
+    """Its heartbeat may have come meanwhile, and is read only after the clock is looked at."""
+    story = held(owner=HEARTBEAT, lock_s=300.0)
+    assert story.advance(60.0) == []
+    assert story.lease.owner_until == 62.0
+    assert story.seen(60.0) == []
+    assert story.advance(63.9) == []
+    assert story.advance(64.0)[-1] == "tell lost epoch 1: owner_gone, final"
+
+
+def test_an_owner_that_gives_no_sign_after_a_stall_either_is_gone() -> None:
+    story = held(owner=HEARTBEAT, lock_s=300.0)
+    assert story.advance(60.0) == []
+    assert story.advance(62.0)[-1] == "tell lost epoch 1: owner_gone, final"

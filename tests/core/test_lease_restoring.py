@@ -185,3 +185,29 @@ def test_a_lease_goes_on_unchanged_on_its_new_terms() -> None:
     assert story.handle(1.0, LeaseRevised(story.spec)) == ["tell revised epoch 1"]
     assert story.run(4.0)[-1] == (4.0, "tell lost epoch 1: max_duration, final")
     assert story.handle(5.0, LeaseRevised(story.spec)) == []
+
+
+def test_a_parked_session_is_acquired_again_when_the_daemon_goes_on_after_all() -> None:
+    story = held()
+    story.park(1.0)
+    assert story.unpark(5.0) == []
+    assert story.advance(5.0) == ["acquire epoch 2 as #2, due 5, until 80"]
+    assert story.grant(5.0, 2, sent_at=5.0, epoch=2) == ["tell reacquired epoch 2"]
+    assert story.unpark(6.0) == []
+    assert story.advance(6.0) == []
+
+
+def test_a_parked_message_lock_is_renewed_at_once_when_the_daemon_goes_on_after_all() -> None:
+    story = held(STAYS_LOST, kind=LeaseKind.MESSAGE)
+    story.park(1.0)
+    story.unpark(2.0)
+    assert story.advance(2.0) == ["renew epoch 1 as #2, due 2, until 10"]
+
+
+def test_a_grant_that_arrives_after_the_lease_was_parked_is_given_back() -> None:
+    story = LeaseStory()
+    story.register(0.0)
+    story.advance(0.0)
+    story.park(1.0)
+    assert story.grant(1.0, 1, sent_at=0.0) == ["release epoch 1"]
+    assert story.lease.state is LeaseState.ACQUIRING

@@ -95,3 +95,15 @@ def test_forgetting_an_operation_that_waits_cancels_nothing() -> None:
     story = OperationStory()
     story.register(0.0, StillRunning(retry_after_s=20.0))
     assert story.forget(1.0) == ["tell forgotten running"]
+
+
+def test_a_request_is_kept_until_it_is_answered_and_no_longer() -> None:
+    story = OperationStory()
+    story.register(0.0)
+    story.advance(0.0)
+    assert story.operation.spec.request == "POST"
+    story.fail(1.0, 1, "throttled")
+    assert story.operation.spec.request == "POST"
+    story.advance(10.0)
+    story.answer(11.0, 2, StillRunning(retry_after_s=20.0, ticket="T"))
+    assert story.operation.spec.request is None

@@ -237,3 +237,11 @@ def test_what_lives_is_counted_apart_from_what_has_ended() -> None:
     assert scheduler.living_operations == 0
     story.run(1e6)
     assert (scheduler.living_leases, list(scheduler.leases())) == (0, [])
+
+
+def test_what_is_due_together_can_be_done_in_parts_longest_due_first() -> None:
+    scheduler = Scheduler()
+    for number in range(5):
+        scheduler.handle(LeaseRegistered(lease_spec(f"lease-{number}")), float(number), 0.0)
+    started = [[effect.spec.id for effect in scheduler.advance(10.0, lambda: 0.0, 2)] for _ in range(4)]
+    assert started == [["lease-0", "lease-1"], ["lease-2", "lease-3"], ["lease-4"], []]

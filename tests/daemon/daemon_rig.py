@@ -17,7 +17,7 @@ from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
-from renewer.daemon.registrar import Account, Namespace, Registrar
+from renewer.daemon.registrar import Account, Forgetting, Namespace, Registrar
 from renewer.daemon.restoring import restore
 from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.waiting import Waiting
@@ -227,7 +227,7 @@ class Desk(Rig):
         super().__init__(clock, *arguments, **options)
         scheduler, waiting = self.supervisor.scheduler, Waiting()
         stream = EventStream(1, clock, lease=scheduler.lease, operation=scheduler.operation)
-        self.supervisor._hooks += [waiting, stream]
+        self.supervisor._hooks += [waiting, stream, Forgetting(self.registrar)]
         self.control = DaemonControl(
             self.supervisor,
             clock,

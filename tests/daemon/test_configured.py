@@ -9,6 +9,7 @@ import pytest
 
 from renewer.config import SessionSettings
 from renewer.core.effects import LeaseNews
+from renewer.core.events import LeaseReleaseRequested
 from renewer.core.states import LeaseState, is_over
 from renewer.daemon.configured import ConfiguredSessions
 from renewer.registry import MemoryRegistry
@@ -103,5 +104,35 @@ async def test_a_session_that_a_worker_asked_for_already_is_not_held_twice(clock
         spec = rig.hold("a")
         rig.registrar.note(spec)
         start(rig, session("a"))
+        await anyio.sleep(1)
+        assert living(rig) == ["a"]
+
+
+async def test_a_session_that_somebody_else_holds_is_held_by_a_reload_after_that(clock, capsys):
+    rig = Rig(clock)
+    async with rig.running():
+        rival = rig.hold("a")
+        rig.registrar.note(rival)
+        sessions = start(rig, session("a"))
+        await anyio.sleep(1)
+        sessions.apply([session("a")])
+        rig.supervisor.post(LeaseReleaseRequested(rival.id))
+        await anyio.sleep(1)
+        assert living(rig) == []
+        sessions.apply([session("a")])
+        await anyio.sleep(1)
+        assert living(rig) == ["a"]
+
+
+async def test_a_session_that_has_ended_is_held_anew_by_a_reload(clock):
+    rig = Rig(clock)
+    async with rig.running():
+        sessions = start(rig, session("a"))
+        await anyio.sleep(1)
+        (lease,) = rig.supervisor.scheduler.leases()
+        rig.supervisor.post(LeaseReleaseRequested(lease.spec.id))
+        await anyio.sleep(1)
+        assert living(rig) == []
+        sessions.apply([session("a")])
         await anyio.sleep(1)
         assert living(rig) == ["a"]

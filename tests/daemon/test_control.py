@@ -162,6 +162,15 @@ async def test_a_drain_that_parks_gives_every_lease_back_for_the_next_start(cloc
         assert rig.lease(lease.spec).epoch == 2
 
 
+async def test_leases_that_were_parked_are_held_again_when_the_drain_is_called_off(clock):
+    async with desk(clock) as (_, control):
+        lease = await held(control, wish("a"))
+        await control.drain(enabled=True, park=True)
+        await control.drain(enabled=False, park=False)
+        await anyio.sleep(1)
+        assert (lease.state, lease.epoch) == (LeaseState.HELD, 2)
+
+
 async def test_what_cannot_be_stored_is_not_taken_on(clock, capsys):
     registry = FullDisk()
     service = FakeService(iter([]))
@@ -353,3 +362,35 @@ async def test_the_status_tells_what_is_there(clock):
         assert status.operations == {"running": 1}
         assert status.min_margin_s > 4
         assert len(rig.heard.of(LeaseNews.LOST)) == 1
+
+
+async def test_letting_go_is_not_acknowledged_while_it_cannot_be_stored(clock, capsys):
+    registry = FullDisk()
+    service = FakeService(iter([StillRunning(retry_after_s=600.0, ticket="t")]))
+    async with desk(clock, service=service, registry=registry) as (_, control):
+        lease, other = await held(control, wish("a")), await held(control, wish("b"))
+        operation, _ = await control.follow(errand())
+        await anyio.sleep(1)
+        registry.is_full = True
+        with pytest.raises(RegistryError, match=r"it would be back.*no space left"):
+            await control.release(lease.spec.id)
+        assert lease.state is LeaseState.RELEASED
+        with pytest.raises(RegistryError, match="it would be back"):
+            await control.forget_lease(other.spec.id)
+        with pytest.raises(RegistryError, match="it would be back"):
+            await control.forget_operation(operation.spec.id)
+        registry.is_full = False
+        await control.release(lease.spec.id)
+        (entry,) = (await registry.open()).entries
+        assert (entry.id, entry.document["state"]) == (lease.spec.id, "released")
+
+
+async def test_nothing_is_remembered_of_what_was_kept_long_enough(clock):
+    service = FakeService(iter([Succeeded("Succeeded")]))
+    async with desk(clock, service=service) as (rig, control):
+        lease = await held(control, wish("a", idempotency=Idempotency("l", "1")))
+        await control.release(lease.spec.id)
+        await control.follow(errand(idempotency=Idempotency("o", "1")))
+        await anyio.sleep(2 * 86_400)
+        assert list(control.leases()) == list(control.operations()) == []
+        assert rig.registrar._by_lock == rig.registrar._by_idempotency == {}

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from renewer.core.effects import LeaseNews, OperationNews
-from renewer.core.events import ForgetRequested, LeaseReleaseRequested
-from renewer.core.model import Result, StillRunning, Succeeded
+from renewer.core.events import ForgetRequested, LeaseRegistered, LeaseReleaseRequested
+from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, Succeeded
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.daemon.keeping import BATCH
 from renewer.errors import RegistryError
@@ -288,3 +288,33 @@ async def test_a_lease_that_is_released_while_it_is_stored_ends_up_released(cloc
         LeaseNews.ACQUIRED,
         LeaseNews.RELEASED,
     ]
+
+
+async def test_what_never_can_be_stored_keeps_nothing_else_from_being_stored(clock, capsys):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    keeper = rig.supervisor.keeper
+    async with rig.running():
+        odd = LeaseSpec(LeaseId("odd"), "servicebus.main", "orders", context={"asked": {"x": float("inf")}})
+        rig.supervisor.post(LeaseRegistered(odd))
+        spec = rig.hold()
+        assert not await keeper.durable(odd.id)
+        assert await keeper.durable(spec.id)
+        assert keeper.trouble is None
+        await anyio.sleep(1)
+        assert set(await registry.documents()) == {spec.id}
+        assert {news.spec.id for news in rig.heard.of(LeaseNews.ACQUIRED)} == {odd.id, spec.id}
+        await keeper.flush()
+    assert keeper.failures == 0
+
+
+async def test_an_error_of_the_service_is_stored_even_where_it_is_hardly_json(clock):
+    registry = SlowRegistry()
+    error = {"code": float("inf"), "text": "\ud800"}
+    rig = Rig(clock, service=FakeService(iter([Ended("failed", "Failed", error)])), registry=registry)
+    async with rig.running():
+        spec = rig.follow()
+        await anyio.sleep(1)
+        assert await rig.supervisor.keeper.durable(spec.id)
+        document = (await registry.documents())[spec.id]
+        assert (document["state"], document["error"]) == ("failed", {"code": None, "text": "?"})

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from renewer.core.model import Result
-from renewer.errors import RegistryError
+from renewer.errors import RegistryError, UnstorableError
 from renewer.ports import Batch, Entry, EntryKind
 from tests.registry.registry_rig import LARGE, SMALL, callback, contents, ids, in_use, lease, operation, stored
 
@@ -229,7 +229,7 @@ async def test_a_batch_with_something_that_cannot_be_stored_changes_nothing(reac
     registry = reach()
     async with in_use(registry):
         await registry.write(Batch(puts=[operation("a", 1, v=1)], results={"a": SMALL}))
-        with pytest.raises(RegistryError, match=r"lease .* cannot be stored"):
+        with pytest.raises(UnstorableError, match=r"lease .* cannot be stored"):
             await registry.write(
                 Batch(
                     deletes=[(EntryKind.OPERATION, "a")],

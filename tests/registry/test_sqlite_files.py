@@ -60,6 +60,13 @@ async def test_nobody_else_may_read_anything_whatever_the_umask_is(tmp_path: Pat
     }
 
 
+async def test_nobody_else_may_replace_the_state_dir_whatever_the_umask_is(tmp_path: Path) -> None:
+    with umask(0o000):
+        async with in_use(SqliteRegistry(tmp_path / "a" / "b" / "state")):
+            pass
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/state")] == [0o755, 0o755, 0o700]
+
+
 async def test_files_that_are_too_open_are_tightened(tmp_path: Path) -> None:
     await stored(SqliteRegistry(tmp_path), Batch(puts=[operation("a")], results={"a": LARGE}))
     for path in named(tmp_path, "**/*"):

@@ -208,7 +208,6 @@ async def test_an_acquisition_of_a_message_lock_that_is_cancelled_leaves_nothing
             tasks.start_soon(r.target.acquire, message(), 1)
             await r.broker.until(lambda: r.broker.asks)
             tasks.cancel_scope.cancel()
-        await failing(r.target.renew(message(), 1), LeaseLostError)
         assert r.target._pool.connections[0].load == 0
 
 
@@ -281,8 +280,27 @@ async def test_releasing_a_message_lock_sends_nothing_and_may_be_done_twice():
         for _ in range(2):
             await r.target.release(message(), 1)
         assert len(r.broker.asks) == 1
-        assert (await failing(r.target.renew(message(), 1), LeaseLostError)).reason == LossReason.DETACHED
+        assert r.target._pool.connections[0].load == 0
         await r.target.acquire(message(), 2)
+
+
+async def test_a_message_lock_of_an_earlier_run_is_renewed_by_its_token():
+    async with rig(keeps_messages) as r:
+        grant = await r.target.renew(message(), 3)
+        assert 29 < grant.duration_s <= 30
+        assert (await failing(r.target.renew(message(), 2), LeaseLostError)).reason == LossReason.DETACHED
+        await r.target.renew(message(), 3)
+        await r.target.release(message(), 3)
+        assert r.target._pool.connections[0].load == 0
+        assert {ask.operation for ask in r.broker.asks} == {"com.microsoft:renew-lock"}
+        assert len(r.broker.asks) == 2
+
+
+async def test_the_brokers_word_about_a_message_lock_of_an_earlier_run_is_final():
+    async with rig() as r:
+        r.broker.on_management = lambda ask: ask.answer(status=410, condition="com.microsoft:message-lock-lost")
+        assert (await failing(r.target.renew(message(), 1), LeaseLostError)).reason == LossReason.EXPIRED
+        assert r.target._pool.connections[0].load == 0
 
 
 async def test_a_message_lock_has_no_session_state():
