@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 TransientKind = Literal[
-    "busy", "timeout", "network", "server", "throttled", "unauthorized", "not_found", "garbage", "empty"
+    "busy", "timeout", "network", "unreachable", "server", "throttled", "unauthorized", "not_found", "garbage", "empty"
 ]
-"""Why an attempt failed that may be tried again."""
+"""Why an attempt failed that may be tried again; `unreachable` where not even the request was sent."""
 
 
 class RenewerError(Exception):
@@ -49,7 +49,14 @@ class UsageError(RenewerError):
 
 
 class ConflictError(RenewerError):
-    """What was asked for does not fit the state that things are in; the message says which, and what would fit."""
+    """What was asked for does not fit the state that things are in; the message says which, and what would fit.
+
+    `lease` is the id of the lease that stands in the way, where one does.
+    """
+
+    def __init__(self, message: str, *, lease: str | None = None) -> None:
+        super().__init__(message)
+        self.lease = lease
 
 
 class AdmissionError(RenewerError):

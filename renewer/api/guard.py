@@ -43,24 +43,20 @@ class Guard:
     def _problem(self, scope: Scope) -> Problem | None:
         key = self._key()
         if key is not None:
-            return None if _carries(scope["headers"], key.encode()) else _unauthorized()
+            return _key_problem(scope["headers"], key.encode())
         return _web_page_problem(scope) if self._over_tcp else None
 
 
-def _carries(headers: Headers, key: bytes) -> bool:
+def _key_problem(headers: Headers, key: bytes) -> Problem | None:
     given = _all(headers, b"authorization")
-    if len(given) != 1:
-        return False
-    scheme, _, shown = given[0].partition(b" ")
-    return hmac.compare_digest(shown.strip(b" "), key) and scheme.lower() == b"bearer"
-
-
-def _unauthorized() -> Problem:
-    return Problem(
-        401,
-        "send the key of [api] as Authorization: Bearer KEY",
-        headers={"WWW-Authenticate": 'Bearer realm="renewer"'},
-    )
+    scheme, _, shown = b"".join(given).partition(b" ")
+    if len(given) == 1 and scheme.lower() == b"bearer":
+        if hmac.compare_digest(shown.strip(b" "), key):
+            return None
+        detail = "the key is not the right one: it must be the key of [api] in the daemon's configuration"
+    else:
+        detail = "the key is missing: send the key of [api] as Authorization: Bearer KEY"
+    return Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="renewer"'})
 
 
 def _web_page_problem(scope: Scope) -> Problem | None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from renewer.api.control import Control, EventDocument, HoldRequest
 from renewer.api.documents import JsonResponse
 from renewer.api.models import Forgetting, LeaseFilter, LeaseStream, LeaseWaiting, NewLease, NewOwner, Renewing, Waiting
-from renewer.api.paging import has_labels, nearest_expiry, page
+from renewer.api.paging import has_labels, meant, nearest_expiry, page
 from renewer.api.problems import not_found, problems
 from renewer.api.requests import (
     REPLAYED,
@@ -301,7 +301,7 @@ def _owner(asked: NewOwner | None) -> Owner:
 
 
 def _keep(wanted: LeaseFilter) -> Callable[[Lease], bool]:
-    states, labels = frozenset(wanted.state), wanted.labels()
+    states, labels = meant(wanted.state, LeaseState), wanted.labels()
     target = None if wanted.servicebus is None else f"servicebus.{wanted.servicebus.removeprefix('servicebus.')}"
     entity = None if wanted.entity is None else wanted.entity.lower()
     if not (states or labels or wanted.kind or target or entity is not None or wanted.session_id is not None):

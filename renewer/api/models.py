@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
@@ -154,10 +155,17 @@ class _Paged(_Wire):
         return [(name, value) for name, _, value in pairs]
 
 
+class Standing(StrEnum):
+    """All states of things that live, or of those that have ended."""
+
+    LIVING = "living"
+    ENDED = "ended"
+
+
 class LeaseFilter(_Paged):
     """Which leases to list, and how."""
 
-    state: list[LeaseState] = Field([], max_length=8)
+    state: list[LeaseState | Standing] = Field([], max_length=8)
     kind: LeaseKind | None = None
     servicebus: Name | None = None
     entity: str | None = Field(None, max_length=400)
@@ -176,7 +184,7 @@ class LeaseFilter(_Paged):
 class OperationFilter(_Paged):
     """Which operations to list."""
 
-    state: list[OperationState] = Field([], max_length=16)
+    state: list[OperationState | Standing] = Field([], max_length=16)
     account: Name | None = None
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from renewer.api.control import Control, FollowRequest
 from renewer.api.documents import JsonResponse, to_json
 from renewer.api.models import NewOperation, OperationFilter, WaitForMany, Waiting
-from renewer.api.paging import has_labels, page, shown_in_slices
+from renewer.api.paging import has_labels, meant, page, shown_in_slices
 from renewer.api.problems import Problem, not_found, problems
 from renewer.api.requests import (
     REPLAYED,
@@ -224,11 +224,10 @@ def _is_over(operation: Operation) -> bool:
 
 
 def _no_result(operation: Operation) -> Problem:
-    path = f"/v1/operations/{operation.spec.id}"
     detail = (
-        f"the operation ended as {operation.state}, without a result; its error is in GET {path}"
+        f"the operation ended as {operation.state}, without a result; its `error` says why"
         if is_over(operation.state)
-        else f"the operation is {operation.state}; wait for it with GET {path}?wait=60s"
+        else f"the operation is {operation.state}; there is no result before it has ended"
     )
     return Problem(409, detail, state=operation.state.value)
 
@@ -246,7 +245,7 @@ async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _keep(wanted: OperationFilter) -> Callable[[Operation], bool]:
-    states, labels, account = frozenset(wanted.state), wanted.labels(), wanted.account
+    states, labels, account = meant(wanted.state, OperationState), wanted.labels(), wanted.account
 
     def keep(operation: Operation) -> bool:
         spec = operation.spec

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.lowlevel
 
 from renewer.api.documents import to_json
+from renewer.api.models import Standing
 from renewer.api.problems import Problem
 from renewer.api.views import Calendar
 from renewer.core.leases import Lease
 from renewer.core.operations import Operation
-from renewer.core.states import LeaseState
+from renewer.core.states import LeaseState, OperationState, is_over
 
 if TYPE_CHECKING:
     from renewer.ports import Clock
@@ -25,6 +26,7 @@ LOOKED_AT_ONCE = 1000
 SHOWN_AT_ONCE = 100
 
 _Item = TypeVar("_Item", Lease, Operation)
+_State = TypeVar("_State", LeaseState, OperationState)
 
 _RANK = {LeaseState.AT_RISK: 0, LeaseState.HELD: 1, LeaseState.ACQUIRING: 2, LeaseState.LOST: 3, LeaseState.RELEASED: 3}
 
@@ -87,6 +89,17 @@ async def shown_in_slices(
         parts.append(part[1:-1])
         await anyio.lowlevel.checkpoint()
     return b"[" + b",".join(parts) + b"]"
+
+
+def meant(wanted: Iterable[_State | Standing], states: type[_State]) -> frozenset[_State]:
+    """The states that are asked for, one by one or all of a kind."""
+    found: set[_State] = set()
+    for state in wanted:
+        if isinstance(state, Standing):
+            found |= {known for known in states if is_over(known) is (state is Standing.ENDED)}
+        else:
+            found.add(state)
+    return frozenset(found)
 
 
 def has_labels(labels: Mapping[str, str], wanted: Sequence[tuple[str, str]]) -> bool:

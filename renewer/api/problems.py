@@ -104,7 +104,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def not_found(kind: str) -> Problem:
     """There is no lease, or no operation, of this id."""
-    return Problem(404, f"no {kind} has this id; GET /v1/{kind}s lists them, ended ones for as long as keep_ended says")
+    return Problem(404, f"no {kind} has this id; those that have ended are known for as long as keep_ended says")
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -146,7 +146,8 @@ async def answer_renewer_error(_request: Request, error: Exception) -> Response:
         case UsageError():
             return Problem(422, detail).response()
         case ConflictError():
-            return Problem(409, detail).response()
+            extra: dict[str, Any] = {} if error.lease is None else {"lease": error.lease}
+            return Problem(409, detail, **extra).response()
         case LeaseLostError():
             return Problem(409, detail, state="lost", reason=error.reason).response()
         case AdmissionError():

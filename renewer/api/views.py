@@ -36,12 +36,17 @@ class OwnerView(TypedDict):
 
 
 class LeaseView(TypedDict):
-    """A lease. `remaining_s` is negative for a lease at risk."""
+    """A lease. `remaining_s` is negative for a lease at risk.
+
+    One that is `parked` was given back, and is held again by the next start, or when the drain is called off. `epoch`
+    counts within this lease: it begins at 1 in every new one.
+    """
 
     id: str
     number: int
     kind: LeaseKind
     state: LeaseState
+    parked: bool
     servicebus: str
     entity: str
     session_id: str | None
@@ -184,6 +189,7 @@ def show_lease(lease: Lease, when: Calendar) -> LeaseView:
         "number": lease.number,
         "kind": spec.kind,
         "state": lease.state,
+        "parked": lease.is_parked,
         "servicebus": spec.target.partition(".")[2],
         "entity": spec.entity,
         "session_id": lease.session_id if lease.session_id is not None else spec.session_id,

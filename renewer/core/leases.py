@@ -120,12 +120,12 @@ class Lease:
         self.losses = past.losses
         self.last_loss = past.last_loss
         self.last_error = past.last_error
-        effects: list[Effect] = [self._tell(LeaseNews.RESTORED, now)]
         if is_over(past.state):
             self.state = past.state
             self.session_id = past.session_id
             self._forget_at = now + self.spec.policy.retention_s if past.forget_at is None else past.forget_at
-            return effects
+            return []
+        effects: list[Effect] = [self._tell(LeaseNews.RESTORED, now)]
         self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S)
         self.next_attempt_at = now
         if past.epoch == 0:
@@ -378,7 +378,8 @@ class Lease:
         if release and self.state is not LeaseState.ACQUIRING:
             effects.append(StartRelease(self.spec, self.epoch))
         self._move(LeaseSignal.LOST if again else LeaseSignal.LOST_FOR_GOOD)
-        self.losses += 1
+        if reason not in _FINAL_REASONS:
+            self.losses += 1
         self.last_loss = Loss(self.epoch, reason, detail, now)
         self.last_error = detail
         self.locked_until = None

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 _ATTEMPT_GRACE_S = 1.0
 """How long the shell may take to report an attempt that it cancelled at its deadline."""
 
-_SAFE_TO_REPEAT = frozenset({"throttled", "busy"})
-"""First requests refused in these ways were not taken up, so sending them again starts nothing twice."""
+_SAFE_TO_REPEAT = frozenset({"throttled", "busy", "unreachable"})
+"""First requests that failed in these ways were not taken up, so sending them again starts nothing twice."""
 
 
 @dataclass(slots=True)
@@ -106,9 +106,9 @@ class Operation:
         self.last_poll_error = past.last_poll_error
         self.result = past.result
         self.ended_at = past.ended_at
-        effects: list[Effect] = [self._tell(OperationNews.RESTORED, now)]
         if is_over(self.state):
-            return effects
+            return []
+        effects: list[Effect] = [self._tell(OperationNews.RESTORED, now)]
         due_at = now if past.next_attempt_at is None else max(now, past.next_attempt_at)
         if self.state is OperationState.ACCEPTED and past.was_asking and not self.spec.retry_safe:
             failure = Transient("network", "the daemon was stopped while the first request was on its way")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from renewer.api import serve_api
 from renewer.api.control import TargetReading
 from renewer.asgi import listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
+from renewer.core.states import LeaseState
 from renewer.daemon.admin import build_admin
 from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.build import (
@@ -47,6 +49,7 @@ from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.systemd import Notifier
 from renewer.daemon.waiting import Waiting
 from renewer.daemon.watchdog import Watchdog, status_line
+from renewer.errors import UsageError
 from renewer.observe import AttemptMetrics, DaemonReadings, LogHook, Metrics, MetricsHook, set_up_logging
 from renewer.registry import SqliteRegistry
 
@@ -154,6 +157,7 @@ class Daemon:
                 targets=self._read_targets,
                 loop_lag_s=lambda: self._lag.worst_s(clock.now()),
                 registry="sqlite",
+                trouble=self._trouble,
             ),
         )
         self._reloader = Reloader(
@@ -273,17 +277,21 @@ class Daemon:
         self._stream.close()
 
     def _listen(self) -> tuple[socket.socket, socket.socket | None]:
+        with _at("api.listen"):
+            listener = self._listen_api()
         metrics = self._settings.metrics.listen
-        admin = None if metrics is None else listen_tcp(metrics.host, metrics.port)
         try:
-            api = self._settings.api
-            if isinstance(api.listen, UnixListen):
-                return listen_unix(api.listen.path, mode=api.socket_mode, group=api.socket_group), admin
-            return listen_tcp(api.listen.host, api.listen.port), admin
+            with _at("metrics.listen"):
+                return listener, None if metrics is None else listen_tcp(metrics.host, metrics.port)
         except BaseException:
-            if admin is not None:
-                admin.close()
+            self._close(listener, None)
             raise
+
+    def _listen_api(self) -> socket.socket:
+        api = self._settings.api
+        if isinstance(api.listen, UnixListen):
+            return listen_unix(api.listen.path, mode=api.socket_mode, group=api.socket_group)
+        return listen_tcp(api.listen.host, api.listen.port)
 
     async def _open(self, doors: TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
         doors.start_soon(self._watchdog().run)
@@ -343,6 +351,22 @@ class Daemon:
         overdue = next_due is not None and next_due < self._clock.now() - _OVERDUE_S
         return "what is due is not begun" if overdue else None
 
+    def _trouble(self) -> list[str]:
+        """What is wrong outside, and what to do about it."""
+        trouble: list[str] = []
+        for name, namespace in self._namespaces.items():
+            if namespace.trouble is not None:
+                leases = [lease for lease in self.supervisor.scheduler.leases() if lease.spec.target == name]
+                waiting = sum(lease.state is LeaseState.ACQUIRING for lease in leases)
+                trouble.append(f"{name}: {namespace.trouble}; {waiting} leases are not held")
+        if not self._reloader.last_successful:
+            trouble.append(
+                "the configuration was not reloaded, because it has mistakes: `renewer config check` lists them"
+            )
+        if self._reloader.restart_needed:
+            trouble.append(f"changed, but used only after a restart: {', '.join(self._reloader.restart_needed)}")
+        return trouble
+
     def _read_targets(self) -> list[TargetReading]:
         readings = [
             TargetReading(name, namespace.connections, namespace.links, namespace.clock_skew_s)
@@ -372,6 +396,15 @@ class Daemon:
         where = self._settings.api.listen
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _at(setting: str) -> Generator[None, None, None]:
+    """Names the setting to change where an address cannot be listened on."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"[{setting.partition('.')[0]}] {setting.partition('.')[2]}: {error}") from error.__cause__
 
 
 def _api_key(settings: Settings) -> str | None:

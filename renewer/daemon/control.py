@@ -22,9 +22,9 @@ from renewer.core.events import (
     OwnerSeen,
 )
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Result, Succeeded
-from renewer.core.states import LeaseState, OperationState, OwnerKind, is_over
+from renewer.core.states import LeaseKind, LeaseState, OperationState, OwnerKind, is_over
 from renewer.daemon.owners import identified
-from renewer.daemon.registrar import Registrar, check_same
+from renewer.daemon.registrar import Registrar, check_same, is_same_wish
 from renewer.errors import AdmissionError, ConflictError, LeaseLostError, RegistryError, TransientError
 
 if TYPE_CHECKING:
@@ -165,7 +165,10 @@ class DaemonControl:
         if found is not None:
             check_same(request.idempotency, found.spec)
         spec = self.registrar.lease(request)
-        found = found or self.living_on(spec)
+        if found is None:
+            found = self.living_on(spec)
+            if found is not None and not is_same_wish(found.spec, spec):
+                raise self._kept_by(found)
         if found is not None:
             await self._found(found.spec.id)
             return found, False
@@ -174,6 +177,15 @@ class DaemonControl:
         self.register(spec)
         await self._stored(spec)
         return self._need_lease(spec.id), True
+
+    def _kept_by(self, lease: Lease) -> ConflictError:
+        what = "the message" if lease.spec.kind is LeaseKind.MESSAGE else f"session {lease.spec.session_id!r}"
+        since_s = self._clock.now() - lease.registered_at
+        return ConflictError(
+            f"{what} of {lease.spec.entity} is kept already, by {lease.spec.id} (owner {lease.spec.owner.kind}, since "
+            f"{since_s:.0f} s); release that one first, or wait until it is over",
+            lease=lease.spec.id,
+        )
 
     def register(self, spec: LeaseSpec) -> None:
         """Register a lease as it is."""
@@ -381,7 +393,7 @@ class DaemonControl:
     def _need_held(self, lease_id: LeaseId) -> Lease:
         lease = self._need_lease(lease_id)
         if not _is_held(lease):
-            raise ConflictError(f"the lease is {lease.state}, not held; wait for it with ?wait=30s")
+            raise ConflictError(f"the lease is {lease.state}, not held; wait until it is")
         return lease
 
     def _need_owned(self, lease_id: LeaseId, kind: OwnerKind, remedy: str) -> Lease:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from renewer.core.effects import LeaseNews, OperationNews
-from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
-from renewer.core.states import LeaseKind
+from renewer.core.model import NO_OWNER, LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.states import LeaseKind, OwnerKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.errors import UsageError
 from renewer.targets.servicebus import parse_lock_token
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CONFIGURED = "config"
 """The origin, in a lease's context, of those that the configuration names."""
+
+
+_PATIENT_S = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class Registrar:
         namespace = self.namespaces.get(spec.target)
         policy = RenewalPolicy() if namespace is None else namespace.policy
         policy = replace(policy, **spec.context.get("asked", {}))
+        if spec.owner.kind is not OwnerKind.NONE:
+            # Its owner waits for as long as it wants to, and is noticed when it does not any longer.
+            policy = replace(policy, acquire_timeout_s=_PATIENT_S)
         if spec.kind is LeaseKind.MESSAGE:
             # Who has a message's token can renew it and no more: lost is lost.
             policy = replace(policy, reacquire=False)
@@ -175,6 +181,18 @@ class Forgetting:
         """Let go of an operation's key."""
         if news.news is OperationNews.FORGOTTEN:
             self._registrar.drop(news.spec)
+
+
+def is_same_wish(spec: LeaseSpec, other: LeaseSpec) -> bool:
+    """Whether two who want these leases want the same thing, and none of them its own.
+
+    Who names an owner wants the lock for itself; who names none wants it kept, by whomever it was asked for.
+    """
+    return (
+        spec.owner == other.owner == NO_OWNER
+        and (spec.lock_duration_s, spec.labels) == (other.lock_duration_s, other.labels)
+        and all(spec.context.get(name) == other.context.get(name) for name in ("asked", "callback"))
+    )
 
 
 def check_same(idempotency: Idempotency | None, spec: LeaseSpec | OperationSpec) -> None:

@@ -162,6 +162,8 @@ class Reloader:
         self.settings = with_namespaces_named(settings)
         self.last_successful = True
         """For the metric `SUCCESS_METRIC`."""
+        self.restart_needed: tuple[str, ...] = ()
+        """Settings that were changed, and take effect with a restart."""
         self.last_success_at = clock.utc_now().timestamp()
         """For the metric `SUCCESS_TIME_METRIC`."""
         self._read = read
@@ -205,6 +207,7 @@ class Reloader:
             _log.error("configuration not reloaded", error=str(error))
             return None
         self.settings = plan.settings
+        self.restart_needed = tuple(change.key for change in plan.restart)
         self.last_successful = True
         self.last_success_at = self._clock.utc_now().timestamp()
         _tell(plan)

@@ -21,6 +21,7 @@ _LOCKED = ("another program has it locked", "end what else has it open, such as 
 _DAMAGED = ("it is damaged", "restart renewer: it sets the file aside and keeps whatever can still be read")
 
 _BY_ERRNO = {
+    errno.ENOENT: ("a directory above it is not there, or cannot be made", "set another state_dir"),
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the disk quota is used up", _FULL[1]),
     errno.EFBIG: ("it may not grow further", "raise the limit on file sizes (ulimit -f)"),

@@ -287,6 +287,8 @@ def _failure(error: Exception, where: str) -> TransientError:
     match root:
         case _BadBodyError():
             kind, what = "garbage", f"the answer cannot be read: {root}"
+        case aiohttp.ConnectionTimeoutError():
+            kind, what = "unreachable", "cannot connect in time"
         case TimeoutError() | httpx.TimeoutException():
             kind, what = "timeout", "no answer in time"
         case (
@@ -302,8 +304,11 @@ def _failure(error: Exception, where: str) -> TransientError:
         case aiohttp.ServerDisconnectedError():
             kind, what = "network", "the connection was closed without an answer"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            kind, what = "network", f"TLS: {redact(str(root), limit=200)}"
-        case aiohttp.ClientConnectorError() | OSError():
+            kind, what = "unreachable", f"TLS: {redact(str(root), limit=200)}"
+        case aiohttp.ClientConnectorError():
+            why = root.os_error.strerror or redact(str(root.os_error), limit=200)
+            kind, what = "unreachable", f"cannot connect to {root.host}:{root.port}: {why}"
+        case OSError():
             kind, what = "network", redact(str(root), limit=200) or type(root).__name__
         case _:
             kind, what = "network", f"the connection failed ({type(root).__name__})"

@@ -112,7 +112,7 @@ async def test_there_is_no_result_before_the_end_none_after_a_failure_and_an_emp
     control.finish(empty, Result("none"))
     answers = [await client.get(f"/v1/operations/{one.spec.id}/result") for one in (running, failed, empty)]
     assert [answer.status_code for answer in answers] == [409, 409, 204]
-    assert "?wait=" in answers[0].json()["detail"]
+    assert "before it has ended" in answers[0].json()["detail"]
     assert answers[1].json()["state"] == "failed"
 
 

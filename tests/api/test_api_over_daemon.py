@@ -217,3 +217,30 @@ async def test_a_renewal_of_a_lock_that_is_gone_says_that_it_is_lost_and_why(clo
         answer = await client.post(f"/v1/leases/{lease['id']}/renew")
         assert answer.status_code == 409
         assert (answer.json()["state"], answer.json()["reason"]) == ("lost", "expired")
+
+
+async def test_who_wants_a_session_that_another_keeps_is_told_who_keeps_it(clock):
+    async with api(clock) as client:
+        body = {"entity": "orders", "session_id": "c", "owner": {"kind": "heartbeat"}}
+        first = (await client.post("/v1/leases", json=body)).json()
+        for other in (body, {"entity": "orders", "session_id": "c"}, {**body, "owner": {"kind": "connection"}}):
+            answer = await client.post("/v1/leases", json=other)
+            assert answer.status_code == 409
+            assert answer.json()["lease"] == first["id"]
+            assert first["id"] in answer.json()["detail"]
+
+
+async def test_what_lives_and_what_has_ended_can_be_listed_apart(clock):
+    async with api(clock) as client:
+        kept, ended = [
+            (await client.post("/v1/leases", json={"entity": "orders", "session_id": name})).json()["id"]
+            for name in ("a", "b")
+        ]
+        await client.delete(f"/v1/leases/{ended}")
+
+        async def ids(state):
+            return [item["id"] for item in (await client.get("/v1/leases", params={"state": state})).json()["items"]]
+
+        assert (await ids("living"), await ids("ended")) == ([kept], [ended])
+        assert await ids(["living", "released"]) == [kept, ended]
+        assert (await client.get("/v1/operations?state=living")).json()["items"] == []

@@ -13,13 +13,18 @@ from tests.core.playbook import LeaseStory, busy, held, refused
 FOR_GOOD = RenewalPolicy(reacquire=False)
 
 
+OURS = (LossReason.MAX_DURATION, LossReason.OWNER_GONE)
+"""Ends that we bring about ourselves: told as losses, and not counted as such."""
+
+
 @pytest.mark.parametrize("reason", LossReason)
 def test_a_lost_link_is_told_at_once_with_its_reason_and_only_once(reason: LossReason) -> None:
     story = held(FOR_GOOD)
     assert story.link_lost(1.0, reason) == ["release epoch 1", f"tell lost epoch 1: {reason}, final"]
     assert story.link_lost(1.0, reason) == []
     assert story.lease.state is LeaseState.LOST
-    assert story.lease.losses == 1
+    assert story.lease.losses == (0 if reason in OURS else 1)
+    assert story.lease.last_loss is not None
 
 
 @pytest.mark.parametrize("reason", LossReason)

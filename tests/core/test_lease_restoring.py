@@ -58,7 +58,7 @@ def test_the_time_to_acquire_it_counts_from_its_registration() -> None:
 def test_an_ended_lease_can_still_be_read_until_its_time_is_over(state: LeaseState) -> None:
     story = LeaseStory()
     loss = Loss(3, LossReason.DETACHED, "gone", -50.0)
-    assert story.restore(0.0, state, **HELD, last_loss=loss, forget_at=10.0) == ["tell restored epoch 3"]
+    assert story.restore(0.0, state, **HELD, last_loss=loss, forget_at=10.0) == []
     assert story.lease.state is state
     assert story.lease.last_loss == loss
     assert story.run(9.9) == []

@@ -10,7 +10,7 @@ from renewer.core.timing import PollPolicy
 from renewer.errors import TransientKind
 from tests.core.playbook import OperationStory
 
-NOT_TAKEN_UP = {"throttled", "busy"}
+NOT_TAKEN_UP = {"throttled", "busy", "unreachable"}
 KINDS = get_args(TransientKind)
 
 

@@ -430,3 +430,13 @@ async def test_a_broker_that_lets_in_and_throws_out_is_not_stormed():
         r.broker.on_token = lambda ask: ask.answer(200, kebab=True)
         await r.target.acquire(spec(), 1)
         assert r.target.connections == 1
+
+
+async def test_a_namespace_that_cannot_be_reached_says_why_until_it_can():
+    async with rig() as r:
+        assert r.target.trouble is None
+        r.broker.connect_errors = [ConnectionRefusedError("nobody listens")]
+        await failing(r.target.acquire(spec(), 1), TransientError)
+        assert "nobody listens (1 failures in a row)" in r.target.trouble
+        await r.target.acquire(spec(), 1)
+        assert r.target.trouble is None

@@ -57,6 +57,7 @@ class Pool:
         self._waiters: dict[_Waiter, None] = {}
         self._wanted = anyio.Event()
         self._failures = 0
+        self._last_failure = ""
         self._blocked_until = 0.0
         self._is_serving = False
 
@@ -64,6 +65,13 @@ class Pool:
     def connections(self) -> list[BrokerConnection]:
         """Those that are open."""
         return [connection for connection in self._connections if connection.is_open]
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection though one was wanted; None as a rule. For people."""
+        if not self._failures or self.connections:
+            return None
+        return f"{self._last_failure} ({self._failures} failures in a row)"
 
     async def reserve(self) -> BrokerConnection:
         """A connection with room for one more session, which is counted until `give_back`.
@@ -154,13 +162,14 @@ class Pool:
         self._wake()
 
     def _connect_failed(self, error: RemoteError) -> None:
-        self._failed()
+        self._failed(str(error))
         log.warning("could not connect", error=str(error), failures=self._failures)
         has_other = any(connection.is_usable and connection.has_room for connection in self._connections)
         self._wake(None if has_other else error)
 
-    def _failed(self) -> None:
+    def _failed(self, why: str) -> None:
         self._failures += 1
+        self._last_failure = why
         delay = self._backoff_s(self._failures, _BACKOFF_BASE_S, _BACKOFF_CAP_S)
         self._blocked_until = self._clock.now() + delay
 
@@ -173,7 +182,7 @@ class Pool:
             self._failures = 0
         elif connection.was_thrown_out:
             # Let in, and thrown out before it was of any use: as good as not let in.
-            self._failed()
+            self._failed("the broker ends each connection as soon as it is open")
 
     def _wake(self, error: RemoteError | None = None) -> None:
         waiters, self._waiters = self._waiters, {}

@@ -76,6 +76,11 @@ class ServiceBusTarget:
         return len(self._pool.connections)
 
     @property
+    def trouble(self) -> str | None:
+        """Why the namespace cannot be reached, for people; None as a rule."""
+        return self._pool.trouble
+
+    @property
     def links(self) -> int:
         """How many sessions are held."""
         return len(self._sessions)
