@@ -23,6 +23,7 @@ from renewer.core.effects import (
     TellLease,
 )
 from renewer.core.model import Grant, LeaseSpec, Terminal, Transient
+from renewer.core.ownership import Ownership, silence
 from renewer.core.past import LeasePast, Loss
 from renewer.core.states import (
     LEASE_TRANSITIONS,
@@ -30,7 +31,6 @@ from renewer.core.states import (
     LeaseSignal,
     LeaseState,
     LossReason,
-    OwnerKind,
     is_over,
 )
 from renewer.core.timing import full_jitter_s, renewal_attempt_s, renewal_due_at, renewal_retry_s
@@ -43,15 +43,6 @@ _EMPTY_RETRY_S = 1.0
 
 _LONGEST_PAUSE_S = 300.0
 """How long a broker can make us wait before we ask for a lock again, whatever number it sends."""
-
-_RETURN_S = 30.0
-"""How long an owner has, at least, to connect first, and to come back to a daemon that was started anew."""
-
-_LATE_S = 1.0
-"""A deadline of the owner that is looked at so late passed while the daemon was stopped, or its machine asleep."""
-
-_UNREAD_S = 2.0
-"""How long an owner then has, at least: its sign of life may have come meanwhile, and is still to be read."""
 
 _ACQUIRE_GRACE_S = 1.0
 """How long the shell may take to report an acquisition that it cancelled at its deadline."""
@@ -82,7 +73,6 @@ class Lease:
     last_error: str | None = None
     next_attempt_at: float | None = None
     failures: int = 0
-    owner_until: float | None = None
     is_parked: bool = False
     _attempt: int = 0
     _attempt_until: float | None = None
@@ -91,6 +81,12 @@ class Lease:
     _at_risk_since: float | None = None
     _brief_epochs: int = 0
     _forget_at: float | None = None
+    _owner: Ownership = field(default_factory=Ownership)
+
+    @property
+    def owner_until(self) -> float | None:
+        """By when the owner must give its next sign of life; None while it need not."""
+        return self._owner.until
 
     @property
     def forget_at(self) -> float | None:
@@ -106,8 +102,7 @@ class Lease:
     def register(self, now: float) -> list[Effect]:
         """Begin: the first acquisition is due at once."""
         self.next_attempt_at = now
-        is_yet_to_connect = self.spec.owner.kind is OwnerKind.CONNECTION
-        self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S if is_yet_to_connect else 0.0)
+        self._owner.begin(self.spec.owner, now)
         return [self._tell(LeaseNews.REGISTERED, now)]
 
     def restore(self, past: LeasePast, now: float, fraction: float) -> list[Effect]:
@@ -126,7 +121,7 @@ class Lease:
             self._forget_at = now + self.spec.policy.retention_s if past.forget_at is None else past.forget_at
             return []
         effects: list[Effect] = [self._tell(LeaseNews.RESTORED, now)]
-        self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S)
+        self._owner.seen(self.spec.owner, now, is_new=True)
         self.next_attempt_at = now
         if past.epoch == 0:
             return effects
@@ -156,7 +151,7 @@ class Lease:
     def seen(self, now: float, *, stays: bool, is_new: bool) -> list[Effect]:
         """The owner gave a sign of life."""
         if not is_over(self.state):
-            self.owner_until = None if stays else self._next_sign_by(now, at_least_s=_RETURN_S if is_new else 0.0)
+            self._owner.seen(self.spec.owner, now, stays=stays, is_new=is_new)
         return []
 
     def owner_gone(self, detail: str, now: float) -> list[Effect]:
@@ -185,10 +180,8 @@ class Lease:
         effects: list[Effect] = []
         if is_over(self.state):
             return effects
-        if self.owner_until is not None and self.owner_until + _LATE_S <= now:
-            self.owner_until = now + _UNREAD_S
-        if self.owner_until is not None and self.owner_until <= now:
-            return self._lose(LossReason.OWNER_GONE, self._owner_silence(), now, fraction)
+        if self._owner.is_gone(now):
+            return self._lose(LossReason.OWNER_GONE, silence(self.spec.owner), now, fraction)
         give_up_at = self._give_up_at()
         if give_up_at is not None and give_up_at <= now:
             return self._give_up(now)
@@ -283,11 +276,11 @@ class Lease:
         if self.is_parked and not is_over(self.state):
             self.is_parked = False
             self.next_attempt_at = now
-            self.owner_until = self._next_sign_by(now, at_least_s=_RETURN_S)
+            self._owner.seen(self.spec.owner, now, is_new=True)
         return []
 
     def _rest(self, now: float) -> list[Effect]:
-        self.owner_until = None
+        self._owner.end()
         self.is_parked = True
         return [self._tell(LeaseNews.PARKED, now)]
 
@@ -429,22 +422,11 @@ class Lease:
         detail = self._with_last_error("could not be renewed for a whole lock after expiry")
         return self._lose(LossReason.EXPIRED, detail, now, 0.0)
 
-    def _next_sign_by(self, now: float, *, at_least_s: float = 0.0) -> float | None:
-        owner = self.spec.owner
-        if owner.kind in (OwnerKind.CONNECTION, OwnerKind.HEARTBEAT):
-            return now + max(owner.ttl_s, at_least_s)
-        return None
-
-    def _owner_silence(self) -> str:
-        if self.spec.owner.kind is OwnerKind.HEARTBEAT:
-            return f"no heartbeat for {self.spec.owner.ttl_s:g} s"
-        return "the owner's connection is gone"
-
     def _with_last_error(self, detail: str) -> str:
         return f"{detail}: {self.last_error}" if self.last_error else detail
 
     def _end(self, now: float) -> None:
-        self.owner_until = None
+        self._owner.end()
         self.next_attempt_at = None
         self._attempt_until = None
         self._forget_at = now + self.spec.policy.retention_s

@@ -213,7 +213,7 @@ class ScriptedControl:
         lease = self._leases[lease_id]
         if lease.spec.owner.kind is not OwnerKind.HEARTBEAT:
             raise ConflictError("this lease is not kept by heartbeats")
-        lease.owner_until = self.now() + lease.spec.owner.ttl_s
+        lease.seen(self.now(), stays=False, is_new=False)
         return lease
 
     @contextmanager

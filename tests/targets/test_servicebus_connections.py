@@ -437,6 +437,6 @@ async def test_a_namespace_that_cannot_be_reached_says_why_until_it_can():
         assert r.target.trouble is None
         r.broker.connect_errors = [ConnectionRefusedError("nobody listens")]
         await failing(r.target.acquire(spec(), 1), TransientError)
-        assert "nobody listens (1 failures in a row)" in r.target.trouble
+        assert "nobody listens (once)" in r.target.trouble
         await r.target.acquire(spec(), 1)
         assert r.target.trouble is None

@@ -71,7 +71,8 @@ class Pool:
         """Why there is no connection though one was wanted; None as a rule. For people."""
         if not self._failures or self.connections:
             return None
-        return f"{self._last_failure} ({self._failures} failures in a row)"
+        times = "once" if self._failures == 1 else f"{self._failures} times in a row"
+        return f"{self._last_failure} ({times})"
 
     async def reserve(self) -> BrokerConnection:
         """A connection with room for one more session, which is counted until `give_back`.
