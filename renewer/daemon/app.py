@@ -21,10 +21,8 @@ import structlog
 
 import renewer
 from renewer.api import serve_api
-from renewer.api.control import TargetReading
 from renewer.asgi import listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
-from renewer.core.states import LeaseState
 from renewer.daemon.admin import build_admin
 from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.build import (
@@ -40,7 +38,7 @@ from renewer.daemon.clock import SystemClock
 from renewer.daemon.configured import ConfiguredSessions
 from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
-from renewer.daemon.lag import RecentLag
+from renewer.daemon.health import Health, Lag
 from renewer.daemon.owners import ProcessOwners
 from renewer.daemon.registrar import Forgetting, Registrar
 from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
@@ -50,7 +48,7 @@ from renewer.daemon.systemd import Notifier
 from renewer.daemon.waiting import Waiting
 from renewer.daemon.watchdog import Watchdog, status_line
 from renewer.errors import UsageError
-from renewer.observe import AttemptMetrics, DaemonReadings, LogHook, Metrics, MetricsHook, set_up_logging
+from renewer.observe import AttemptMetrics, LogHook, Metrics, MetricsHook, set_up_logging
 from renewer.registry import SqliteRegistry
 
 if TYPE_CHECKING:
@@ -70,9 +68,6 @@ _CLOSING_S = 3.0
 
 _FAREWELL_S = 1.0
 """How long a stop waits for callbacks that are on their way; the rest are sent by the next start."""
-
-_OVERDUE_S = 5.0
-"""How long something may be due without being begun before the daemon counts as unable to serve."""
 
 _log = structlog.get_logger("renewer.daemon")
 
@@ -98,8 +93,6 @@ class Daemon:
         self._stop = anyio.Event()
         self._knows_the_past = anyio.Event()
         self._not_ready: str | None = "starting"
-        self._lag = RecentLag()
-        self._last_lag_s = 0.0
         self._log_sink = log_sink
         self._notifier = Notifier(os.environ)
         self._registry = SqliteRegistry(
@@ -111,6 +104,7 @@ class Daemon:
         prometheus_client.ProcessCollector(registry=self.metrics.registry)
         prometheus_client.GCCollector(registry=self.metrics.registry)
         self.attempts = AttemptMetrics(self.metrics)
+        self._lag = Lag(clock, self.metrics.loop_lag.observe)
         self._namespaces = build_namespaces(settings, clock, self._post, os.environ)
         self._operation_targets = build_operation_targets(settings, clock)
         self._callbacks = Callbacks(callback_options(settings, os.environ), clock, operation=self._operation)
@@ -141,7 +135,7 @@ class Daemon:
                 by_account={f"fabric.{name}": section.concurrency for name, section in settings.fabric.items()},
             ),
             observer=self.attempts,
-            on_lag=self._note_lag,
+            on_lag=self._lag.note,
         )
         self._callbacks.on_done = self.supervisor.keeper.delivered
         self._sessions = ConfiguredSessions(self.supervisor, self._registrar)
@@ -154,17 +148,26 @@ class Daemon:
             limits=Limits(settings.api.max_leases, settings.api.max_operations),
             outlook=Outlook(
                 started_at=clock.utc_now(),
-                targets=self._read_targets,
-                loop_lag_s=lambda: self._lag.worst_s(clock.now()),
+                targets=lambda: self._health.targets(),
+                loop_lag_s=self._lag.worst_s,
                 registry="sqlite",
-                trouble=self._trouble,
+                trouble=lambda: self._health.trouble(),
             ),
         )
         self._reloader = Reloader(
             settings, read_settings or (lambda: settings), self._apply, notifier=self._notifier, clock=clock
         )
+        self._health = Health(
+            clock,
+            self.supervisor,
+            self._namespaces,
+            self._operation_targets,
+            self._reloader,
+            self._callbacks,
+            self._stream,
+        )
         self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces))
-        self.metrics.watch_daemon(self._read_daemon)
+        self.metrics.watch_daemon(self._health.readings)
         if log_sink is not None:
             self.metrics.watch_log(log_sink)
         self._key = _api_key(settings)
@@ -304,8 +307,8 @@ class Daemon:
             self._notifier,
             self._clock,
             status=lambda: status_line(self.control.status()),
-            cannot_serve=self._why_it_cannot_serve,
-            loop_lag_s=lambda: self._last_lag_s,
+            cannot_serve=self._health.why_it_cannot_serve,
+            loop_lag_s=lambda: self._lag.last_s,
         )
 
     # --- while it runs ---------------------------------------------------------------------------------------------
@@ -334,56 +337,12 @@ class Daemon:
     def _operation(self, operation_id: OperationId) -> Operation | None:
         return self.supervisor.scheduler.operation(operation_id)
 
-    def _note_lag(self, lag_s: float) -> None:
-        self._last_lag_s = lag_s
-        self._lag.observe(lag_s, self._clock.now())
-        self.metrics.loop_lag.observe(lag_s)
-
     def _why_not_ready(self) -> str | None:
         if self._not_ready is not None:
             return self._not_ready
         if self.control.state != "ready":
             return self.control.state
         return self.supervisor.keeper.trouble
-
-    def _why_it_cannot_serve(self) -> str | None:
-        next_due = self.supervisor.scheduler.next_due()
-        overdue = next_due is not None and next_due < self._clock.now() - _OVERDUE_S
-        return "what is due is not begun" if overdue else None
-
-    def _trouble(self) -> list[str]:
-        """What is wrong outside, and what to do about it."""
-        trouble: list[str] = []
-        for name, namespace in self._namespaces.items():
-            if namespace.trouble is not None:
-                leases = [lease for lease in self.supervisor.scheduler.leases() if lease.spec.target == name]
-                waiting = sum(lease.state is LeaseState.ACQUIRING for lease in leases)
-                trouble.append(f"{name}: {namespace.trouble}; {waiting} leases are not held")
-        if not self._reloader.last_successful:
-            trouble.append(
-                "the configuration was not reloaded, because it has mistakes: `renewer config check` lists them"
-            )
-        if self._reloader.restart_needed:
-            trouble.append(f"changed, but used only after a restart: {', '.join(self._reloader.restart_needed)}")
-        return trouble
-
-    def _read_targets(self) -> list[TargetReading]:
-        readings = [
-            TargetReading(name, namespace.connections, namespace.links, namespace.clock_skew_s)
-            for name, namespace in self._namespaces.items()
-        ]
-        return readings + [TargetReading(name) for name in self._operation_targets]
-
-    def _read_daemon(self) -> DaemonReadings:
-        return DaemonReadings(
-            registry_backlog=self.supervisor.keeper.backlog,
-            registry_failures=self.supervisor.keeper.failures,
-            callbacks=self._callbacks.outcomes,
-            callbacks_pending=self._callbacks.pending,
-            event_readers=self._stream.readers,
-            reloaded_well=self._reloader.last_successful,
-            reloaded_at=self._reloader.last_success_at,
-        )
 
     def _addresses(self) -> dict[str, str]:
         metrics = self._settings.metrics.listen
