@@ -16,6 +16,7 @@ KEY_VARIABLE: Final = "RENEWER_API_KEY"
 _FORMS: Final = 'give "unix:PATH", "tcp:HOST:PORT" or "http://HOST:PORT"'
 _HOST_PORT: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%]{2,64}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}")
 _URL: Final = re.compile(r"(https?)://((?:\[[0-9A-Fa-f:.%]{2,64}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?)/?")
+_LONGEST_SHOWN: Final = 100
 _KEY: Final = re.compile(r"[!-~]{1,4096}")
 
 
@@ -53,6 +54,13 @@ def find(api: str | None = None, key: str | None = None) -> Address:
     url = _URL.fullmatch(text)
     if url is not None:
         return Address(f"{url[1]}://{url[2]}", key=key)
-    # What was given is not repeated: it may be a URL with a password.
     source = "api" if api is not None else API_VARIABLE
-    raise AddressError(f"{source} is not an address of a daemon; {_FORMS}")
+    raise AddressError(f"{source}: {_shown(text)} is not an address of a daemon; {_FORMS}")
+
+
+def _shown(text: str) -> str:
+    """What was given, without what may be a password or a key in a URL."""
+    _, at, rest = text.rpartition("@")
+    text = f"…@{rest}" if at else text
+    text = re.sub(r"[?#].*", "?…", text, flags=re.DOTALL)
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")

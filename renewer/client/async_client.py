@@ -84,7 +84,10 @@ class AsyncClient:
         limit: int | None = None,
         after: str | None = None,
     ) -> Page[Lease]:
-        """One page of leases, `limit` (100) at most. Sorted by what remains, the nearest to expiry is first."""
+        """One page of leases, `limit` (100) at most. Sorted by what remains, the nearest to expiry is first.
+
+        Beside the single states `state` may be ``living`` or ``ended``, here and for operations.
+        """
         return await self._call(
             calls.leases(
                 state=state,
@@ -154,12 +157,12 @@ class AsyncClient:
         pid: int | None = None,
         wait: Duration = 0.0,
         idempotency_key: str | None = None,
-        exclusive: bool = False,
     ) -> Lease:
         """Have a lock held until it is released; see `session` for a block of code.
 
-        A lock that is held already is found again, or with `exclusive` is a `Conflict`. With `wait`, returns once it
-        is known whether the lock could be had, or the time is over: look at its `state`.
+        A lock that is kept already is found again where it was asked for in the same way and without an owner, else it
+        is a `Conflict`. With `wait`, returns once it is known whether the lock could be had, or the time is over: look
+        at its `state`.
         """
         wish = LeaseWish(
             entity,
@@ -183,7 +186,6 @@ class AsyncClient:
                 self._terms,
                 wait_s=seconds("wait", wait),
                 idempotency_key=idempotency_key,
-                exclusive=exclusive,
             )
         )
 
@@ -302,13 +304,15 @@ class AsyncClient:
 
     async def wait(self, operation_id: str, *, timeout: Duration | None = None) -> Operation:
         """One operation, once it has ended, well or not. Raises `Timeout`; it is followed on then."""
-        return await self._driver.run(plans.ended_operation(operation_id, self._terms, wait_s=_limit(timeout)))
+        return await self._driver.run(
+            plans.ended_operation(operation_id, self._terms, wait_s=_limit("timeout", timeout))
+        )
 
     async def wait_many(
         self, ids: Sequence[str], *, until: Literal["all", "any"] = "all", timeout: Duration | None = None
     ) -> Waited:
         """Several operations (1,000 at most), once all or one of them ended; not `done` if the time was over first."""
-        return await self._driver.run(plans.wait_many(ids, until, self._terms, wait_s=_limit(timeout)))
+        return await self._driver.run(plans.wait_many(ids, until, self._terms, wait_s=_limit("timeout", timeout)))
 
     async def result(self, operation_id: str) -> Result:
         """What an operation left behind. `Conflict` if it has not ended, or ended without."""
@@ -342,7 +346,7 @@ class AsyncClient:
                 lambda last: calls.events(kinds, ids, last),
                 self._terms,
                 after=after,
-                reconnect_for_s=_limit(reconnect_for),
+                reconnect_for_s=_limit("reconnect_for", reconnect_for),
                 until=never,
             ),
         )
@@ -355,7 +359,7 @@ class AsyncClient:
                 lambda _last: calls.lease_events(lease_id, owner=False),
                 self._terms,
                 after=None,
-                reconnect_for_s=_limit(reconnect_for),
+                reconnect_for_s=_limit("reconnect_for", reconnect_for),
                 until=is_last,
             ),
         )
@@ -379,10 +383,11 @@ class AsyncClient:
     ) -> AbstractAsyncContextManager[AsyncSession]:
         """Hold a session, or the next available one, for the length of a block.
 
-        A session that somebody else has is waited for, `wait` at most (None: for ever), then it is a `Timeout`. When
-        the lock is lost, the block is cancelled, `on_lost(session, reason, detail)` is called once, and ``async with``
-        raises `SessionLost`. `on_at_risk(session, detail)` is called when the lock may be gone. Both may be async.
-        Leaving the block gives the session back.
+        A session that somebody else has is waited for, `wait` at most (None: for ever), then it is a `Timeout`; one
+        that cannot be had at all is `SessionLost` at once. When the lock is lost, the block is cancelled,
+        `on_lost(session, reason, detail)` is called once, and ``async with`` raises `SessionLost`. When the lock may be
+        gone, also because the daemon is, `on_at_risk(session, detail)` is called, and every use raises `LockAtRisk`
+        until it has recovered. Both may be async. Leaving the block gives the session back.
         """
         wish = LeaseWish(
             entity,
@@ -396,7 +401,7 @@ class AsyncClient:
             owner=owner,
             owner_ttl=owner_ttl,
         )
-        return block(self._driver, self._terms, wish, _limit(wait), AsyncSession, on_lost, on_at_risk)
+        return block(self._driver, self._terms, wish, _limit("wait", wait), AsyncSession, on_lost, on_at_risk)
 
     def message_lock(
         self,
@@ -417,7 +422,8 @@ class AsyncClient:
     ) -> AbstractAsyncContextManager[AsyncMessageLock]:
         """Keep the lock of a peek-locked message for the length of a block; settle the message inside it.
 
-        Everything else is as for `session`; a loss raises `LockLost`.
+        Everything else is as for `session`, but that a loss raises `LockLost`, and that the lock is as good as ever
+        while the daemon is away, until its time is over.
         """
         wish = LeaseWish(
             entity,
@@ -434,7 +440,7 @@ class AsyncClient:
             owner,
             owner_ttl,
         )
-        return block(self._driver, self._terms, wish, _limit(wait), AsyncMessageLock, on_lost, on_at_risk)
+        return block(self._driver, self._terms, wish, _limit("wait", wait), AsyncMessageLock, on_lost, on_at_risk)
 
     async def _call(self, call: Call[_T]) -> _T:
         return await self._driver.run(plans.exchange(call, self._terms))
@@ -461,5 +467,5 @@ def _kept(names: Names) -> Names:
     return names if isinstance(names, str) else tuple(names)
 
 
-def _limit(span: Duration | None) -> float | None:
-    return None if span is None else seconds("timeout", span)
+def _limit(name: str, span: Duration | None) -> float | None:
+    return None if span is None else seconds(name, span)

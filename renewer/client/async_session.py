@@ -15,17 +15,14 @@ import anyio.abc
 from renewer.client import holding
 from renewer.client.async_driver import AsyncDriver, AsyncWatcher, drive
 from renewer.client.calls import LeaseWish
-from renewer.client.errors import Conflict, LockLost, NotFound, RenewerApiError
-from renewer.client.holding import Attach, AwaitSettled, Detach, Held
+from renewer.client.errors import Conflict, LockLost, NotFound
+from renewer.client.holding import HEAR_S, Attach, AwaitSettled, Detach, Held
 from renewer.client.plans import Plan, Terms
 from renewer.client.watching import AtRisk, Lost, Notice, Watch
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger("renewer.client")
-
-_HEAR_S: Final = 2.0
-"""How long a loss that the daemon's answer speaks of may take to be heard of by the watcher."""
 
 _RELEASE_S: Final = 30.0
 
@@ -34,31 +31,43 @@ class AsyncMessageLock(Held):
     """The lock of a message, kept for the length of a block."""
 
     def __init__(self, watch: Watch, driver: AsyncDriver, terms: Terms) -> None:
-        super().__init__(watch)
+        super().__init__(watch, terms)
         self._driver = driver
-        self._terms = terms
         self._nudge: Callable[[], None] | None = None
         self._heard = anyio.Event()
 
     async def renew_lock(self, *, timeout: float | None = None) -> datetime | None:
         """Renew the lock now; returns until when it lasts. The daemon renews it in any case."""
         timeout_s = 10.0 if timeout is None else timeout
-        return self._renewed(await self._use(holding.renewing(self, self._terms, timeout_s=timeout_s)))
+        lease = await self._use(holding.renewing(self, self._terms, timeout_s=timeout_s))
+        if lease.epoch != self.epoch:
+            await self._look(lambda: self.is_lost)
+            self.check()
+        return self._renewed(lease)
 
     async def _use(self, plan: Plan[_T]) -> _T:
-        self.check()
+        doubt = self._doubt()
+        if doubt is not None and self._is_stale:
+            # The event loop was kept busy: what is known is old, and what came in meanwhile unread.
+            await self._look(lambda: not self._is_stale)
+            doubt = self._doubt()
+        if doubt is not None:
+            raise doubt
         try:
             return await self._driver.run(plan)
         except (Conflict, LockLost, NotFound):
             # The daemon no longer holds it; why not is the watcher's to hear and to tell.
-            if self._nudge is not None:
-                self._nudge()
-            with anyio.move_on_after(_HEAR_S):
-                while not self.is_lost:
-                    self._heard = anyio.Event()
-                    await self._heard.wait()
+            await self._look(lambda: self.is_at_risk)
             self.check()
             raise
+
+    async def _look(self, enough: Callable[[], bool]) -> None:
+        if self._nudge is not None:
+            self._nudge()
+        with anyio.move_on_after(HEAR_S):
+            while not enough():
+                self._heard = anyio.Event()
+                await self._heard.wait()
 
 
 class AsyncSession(AsyncMessageLock):
@@ -100,13 +109,13 @@ async def block(
             with keeper.body:
                 yield keeper.lock
         except anyio.get_cancelled_exc_class():
-            await keeper.leave()
+            await keeper.leave(quiet=True)
             raise
         except BaseException as error:
-            failure = error
-            await keeper.leave()
+            failure = error  # it comes before what may fail on the way out
+            await keeper.leave(quiet=True)
         else:
-            failure = await keeper.leave()
+            failure = await keeper.leave(quiet=wish.owner != "none")
     if keeper.left_lost and (failure is None or _is_ours_to_replace(failure)):
         raise keeper.error() from failure
     if failure is not None:
@@ -171,8 +180,8 @@ class _Keeper:
             case _:
                 return await self._driver.perform(step)
 
-    async def leave(self) -> Exception | None:
-        """Give the lock back. Returns what failed, if nothing else will give it back."""
+    async def leave(self, *, quiet: bool) -> Exception | None:
+        """Give the lock back. Returns what failed; with `quiet` it is logged instead."""
         watch = self._watch
         self.left_lost = self.was_held and self.lock.is_lost
         if self.left_lost:
@@ -183,13 +192,14 @@ class _Keeper:
             return None
         with anyio.move_on_after(_RELEASE_S, shield=True):
             try:
-                await self._driver.run(holding.give_back(watch.lease.id, self._terms))
+                await self._driver.run(holding.give_back(watch.lease.id, self._wish, self._terms))
             except NotFound:
                 return None
-            except RenewerApiError as error:
-                if self._wish.owner == "none":
+            except Exception as error:
+                if not (quiet or self.left_lost):
                     return error
-                _log.warning("%s could not be released: %s; it ends with its owner", watch.lease.id, error)
+                if not self.left_lost:
+                    _log.warning("%s", holding.not_given_back(watch, self._wish, self._terms, error))
         return None
 
     def _attach(self, watch: Watch) -> None:

@@ -72,7 +72,7 @@ class OperationTerms:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A lease as registration answered. `mine`: it was made by this registration, not found."""
+    """A lease as registration answered. `created`: it was made by this registration, not found."""
 
     lease: Lease
     created: bool
@@ -139,7 +139,11 @@ def register_lease(wish: LeaseWish, *, wait_s: float, idempotency_key: str) -> C
     """Have a lock held. Raises `BadRequest` for what cannot be written."""
     owner: dict[str, Any] = {"kind": wish.owner}
     if wish.owner_ttl is not None:
+        if wish.owner in {"none", "pid"}:
+            raise BadRequest(f"owner_ttl: goes with owner='connection' or 'heartbeat', not with {wish.owner!r}")
         owner["ttl"] = seconds("owner_ttl", wish.owner_ttl)
+    if wish.pid is not None and wish.owner != "pid":
+        raise BadRequest(f"pid: goes with owner='pid', not with {wish.owner!r}")
     if wish.owner == "pid":
         owner["pid"] = os.getpid() if wish.pid is None else wish.pid
     body = _without_none(

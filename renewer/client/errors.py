@@ -1,7 +1,8 @@
 """What can go wrong between a worker and the daemon, as one tree of exceptions.
 
 *Ours to fix*: `BadRequest`, `AddressError`, `NotAllowed`, `NotFound`, `Conflict`. *Wait, or look at the daemon*:
-`Refused`, `Unavailable`, `Timeout`, `RemoteFailed`, `ServerError`, `ProtocolError`. *The lock is gone*: `LockLost`.
+`Refused`, `Unavailable`, `Timeout`, `RemoteFailed`, `ServerError`, `ProtocolError`. *Stop, and settle nothing*:
+`LockError`, which is `LockLost` when the lock is gone for good and `LockAtRisk` when it may be.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ class NotFound(RenewerApiError):
 
 
 class Conflict(RenewerApiError):
-    """What was asked for does not fit the state of the lease or operation."""
+    """What was asked for does not fit the state of the lease or operation, or somebody else has the lock."""
+
+    @property
+    def lease_id(self) -> str | None:
+        """The lease that keeps the lock for somebody else, where that is the matter."""
+        lease_id = (self.problem or {}).get("lease")
+        return lease_id if isinstance(lease_id, str) else None
 
 
 class Refused(RenewerApiError):
@@ -79,8 +86,8 @@ class ProtocolError(RenewerApiError):
     """What answered does not speak this API."""
 
 
-class LockLost(RenewerApiError):
-    """The lock is no longer ours: stop, and settle nothing. `reason` is one word, `detail` is for people."""
+class LockError(RenewerApiError):
+    """The lock cannot be relied on: stop, and settle nothing. `reason` is one word, `detail` is for people."""
 
     def __init__(
         self,
@@ -94,6 +101,14 @@ class LockLost(RenewerApiError):
         super().__init__(message, status=status, problem=problem)
         self.reason = reason
         self.detail = detail
+
+
+class LockAtRisk(LockError):
+    """The lock may be gone: do nothing now that must not be done twice. A later `check` passes if it has recovered."""
+
+
+class LockLost(LockError):
+    """The lock is no longer ours, and will not be again."""
 
 
 class SessionLost(LockLost):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from renewer.client import calls
-from renewer.client.errors import RenewerApiError, Timeout
-from renewer.client.plans import Pause, Plan, Terms, backoff_s, exchange, new_key, taken
+from renewer.client.errors import Conflict, LockError, RenewerApiError, Timeout, Unavailable
+from renewer.client.plans import Pause, Plan, Terms, backoff_s, exchange, new_key
 from renewer.client.quantities import seconds
 from renewer.client.watching import Watch, watching
 from renewer.client.wire import Request
@@ -18,8 +18,21 @@ if TYPE_CHECKING:
     from renewer.client.models import Lease
 
 _HEARTBEAT_TTL_S: Final = 30.0
-_SLOWER: Final = 10.0
+_SLOWER: Final = 2.0
 """Somebody else's lock is asked for again this much less often than a daemon that is away."""
+
+HEAR_S: Final = 2.5
+"""How long the watcher may take to hear what the daemon has to say of a lock that is in doubt."""
+
+_GIVE_BACK_FOR_S: Final = 0.3
+"""How long a daemon that is away is tried again at the end of a block: it lets go of the lock by itself as well."""
+
+_ENDS: Final = {
+    "connection": "the daemon gives it back by itself when it notices that the block has ended",
+    "heartbeat": "the daemon gives it back by itself when no more heartbeats come",
+    "pid": "the daemon gives it back by itself when this process has ended",
+    "none": "give it back with `renewer lease release {id}`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +58,12 @@ class Detach:
 class Held:
     """A lock that is ours for the length of a block, as it was last heard of."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, terms: Terms) -> None:
         self._watch = watch
+        self._terms = terms
 
     def __repr__(self) -> str:
-        state = "lost" if self.is_lost else self.lease.state
+        state = "lost" if self.is_lost else "at_risk" if self.is_at_risk else self.lease.state
         return f"<{type(self).__name__} {self.lease.entity} {self.lease.session_id or ''} {state}>"
 
     @property
@@ -58,8 +72,16 @@ class Held:
         return self._watch.lease
 
     @property
+    def lease_id(self) -> str:
+        """The id of that lease."""
+        return self.lease.id
+
+    @property
     def epoch(self) -> int:
-        """Which acquisition of the lock this is; a fencing token: later ones are greater."""
+        """Which acquisition of the lock within its lease this is: 1, and greater ones after a loss.
+
+        Every new lease, and so every new block, starts at 1: epochs of two leases cannot be compared.
+        """
         return self._watch.epoch or 0
 
     @property
@@ -74,13 +96,24 @@ class Held:
 
     @property
     def is_at_risk(self) -> bool:
-        """Whether the lock may be gone: do nothing now that must not be done twice."""
-        return self._watch.at_risk or self.is_lost
+        """Whether the lock is lost or may be: do nothing now that must not be done twice."""
+        return self._doubt() is not None
 
     def check(self) -> None:
-        """Raise `SessionLost` (for a message `LockLost`) if the lock is no longer ours."""
-        if self._watch.loss is not None:
-            raise self._watch.error()
+        """Raise `SessionLost` (for a message `LockLost`) if the lock is no longer ours, `LockAtRisk` if it may be gone.
+
+        Both are `LockError`. After `LockAtRisk` the lock may recover, and a later check pass.
+        """
+        doubt = self._doubt()
+        if doubt is not None:
+            raise doubt
+
+    def _doubt(self) -> LockError | None:
+        return self._watch.doubt(self._terms.clock())
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._watch.risk is None and self._watch.is_stale(self._terms.clock())
 
     def _renewed(self, lease: Lease) -> datetime | None:
         if lease.epoch == self._watch.epoch and not self.is_lost:
@@ -91,17 +124,19 @@ class Held:
 def acquire(wish: calls.LeaseWish, terms: Terms, *, wait_s: float | None) -> Plan[Watch]:
     """Register a lease of our own and wait until the lock is ours.
 
-    A session that somebody else has is asked for again until the time is over. Raises `Timeout`, or `LockLost` if it
-    cannot be had.
+    What somebody else has is asked for again until the time is over. Raises `Timeout` (`Conflict` without a `wait_s`),
+    or at once `LockLost` if it cannot be had at all.
     """
     over_at = None if wait_s is None else terms.clock() + wait_s
     attempt = 0
-    problem: RenewerApiError | None = None
     while True:
-        registration = calls.register_lease(wish, wait_s=0.0, idempotency_key=new_key())
-        registered: calls.Registered = yield from exchange(registration, terms)
-        if registered.created:
-            watch = Watch(registered.lease)
+        problem: RenewerApiError
+        registered = yield from _register(wish, terms)
+        if isinstance(registered, Conflict):
+            problem = registered
+            too_late = f"{problem}; it was not given back in {wait_s or 0.0:g} s"
+        else:
+            watch = Watch(registered)
             yield Attach(watch)
             yield AwaitSettled(watch, None if over_at is None else max(0.0, over_at - terms.clock()))
             if watch.epoch is not None:
@@ -109,19 +144,21 @@ def acquire(wish: calls.LeaseWish, terms: Terms, *, wait_s: float | None) -> Pla
             yield Detach()
             yield from _forget(watch.lease.id, terms)
             if watch.loss is None:
-                raise Timeout(_too_late(wish, wait_s, problem or watch.lease.last_error)) from problem
+                raise Timeout(_too_late(wish, wait_s, watch.lease.last_error))
             problem = watch.error()
-            if wish.kind != "session" or watch.loss.reason != "refused":
+            if watch.loss.reason != "owner_gone":
                 raise problem
-        else:
-            problem = taken(registered.lease)
+            # What says that we live broke off while we waited; the broker has not said a word.
+            too_late = _too_late(wish, wait_s, watch.loss.detail)
         delay_s = _SLOWER * backoff_s(attempt)
-        if over_at is not None and terms.clock() + delay_s > over_at:
+        if over_at is not None:
             if not wait_s:
                 raise problem
-            raise Timeout(_too_late(wish, wait_s, problem)) from problem
+            if terms.clock() >= over_at:
+                raise Timeout(too_late) from problem
+            delay_s = min(delay_s, over_at - terms.clock())
         attempt += 1
-        yield Pause(delay_s)
+        yield Pause(max(0.0, delay_s))
 
 
 def watch_over(watch: Watch, wish: calls.LeaseWish, terms: Terms) -> Plan[None]:
@@ -131,9 +168,22 @@ def watch_over(watch: Watch, wish: calls.LeaseWish, terms: Terms) -> Plan[None]:
     return watching(watch, terms, owner=wish.owner == "connection", beat_every_s=beat_every_s)
 
 
-def give_back(lease_id: str, terms: Terms) -> Plan[None]:
-    """Release what was held; that it is gone already is no error."""
+def give_back(lease_id: str, wish: calls.LeaseWish, terms: Terms) -> Plan[None]:
+    """Release what was held. Raises `NotFound` where it is gone already."""
+    if wish.owner != "none":
+        terms = replace(terms, retry_for_s=min(terms.retry_for_s, _GIVE_BACK_FOR_S))
     yield from exchange(calls.release(lease_id), terms)
+
+
+def not_given_back(watch: Watch, wish: calls.LeaseWish, terms: Terms, error: Exception) -> str:
+    """What to log when a lock could not be released at the end of its block."""
+    ends = _ENDS[wish.owner].format(id=watch.lease.id)
+    why = str(error)
+    if isinstance(error, Unavailable) and error.status is None:
+        why = f"no daemon answers at {terms.address}"
+        fate = "the session is free" if watch.lease.kind == "session" else "the lock ends by itself in time"
+        ends = f"if the daemon has ended, {fate}, else {ends}"
+    return f"{watch.what} ({watch.lease.id}) could not be given back at the end of its block: {why}; {ends}"
 
 
 def renewing(held: Held, terms: Terms, *, timeout_s: float) -> Plan[Lease]:
@@ -167,6 +217,26 @@ def _forget(lease_id: str, terms: Terms) -> Plan[None]:
         yield from exchange(calls.release(lease_id, forget=True), terms)
     except RenewerApiError:
         return  # with its owner gone it goes by itself
+
+
+def _register(wish: calls.LeaseWish, terms: Terms) -> Plan[Lease | Conflict]:
+    """A lease of our own, or that somebody else's is in the way."""
+    try:
+        registered: calls.Registered = yield from exchange(
+            calls.register_lease(wish, wait_s=0.0, idempotency_key=new_key()), terms
+        )
+    except Conflict as error:
+        if error.lease_id is None:
+            raise
+        return error
+    return registered.lease if registered.created else _taken(registered.lease)
+
+
+def _taken(lease: Lease) -> Conflict:
+    """The lock is kept already, though not for us."""
+    what = f"session {lease.session_id!r}" if lease.kind == "session" else "this message"
+    message = f"{what} of {lease.entity} is kept already, by {lease.id} (owner {lease.owner.kind})"
+    return Conflict(message, problem={"lease": lease.id})
 
 
 def _too_late(wish: calls.LeaseWish, wait_s: float | None, why: object) -> str:

@@ -40,12 +40,14 @@ class Owner:
 class Lease:
     """A lock that the daemon keeps. `remaining_s` was true when the daemon said it, and is negative when at risk.
 
-    `state` is one of acquiring, held, at_risk, lost, released; `document` is the daemon's answer, whole.
+    `state` is one of acquiring, held, at_risk, lost, released. `parked`: it was given back for a while, and is to be
+    held again. `epoch` counts within this lease: it starts at 1 in each new one. `document` is the daemon's answer.
     """
 
     id: str
     state: str
     kind: str = "session"
+    parked: bool = False
     number: int = 0
     servicebus: str = ""
     entity: str = ""
@@ -222,6 +224,7 @@ def lease_of(document: object) -> Lease:
         id=read.required("id"),
         state=read.required("state"),
         kind=read.text("kind") or "session",
+        parked=read.document.get("parked") is True,
         number=read.whole("number"),
         servicebus=read.text("servicebus") or "",
         entity=read.text("entity") or "",

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from renewer.client import calls
 from renewer.client.address import Address
-from renewer.client.errors import Conflict, Timeout
+from renewer.client.errors import Timeout
 from renewer.client.models import Lease, Operation, Waited
 from renewer.client.wire import Answer, Call, Request, Unanswered
 
@@ -73,9 +73,7 @@ def exchange(call: Call[_T], terms: Terms) -> Plan[_T]:
             return call.read(answer)
 
 
-def hold(
-    wish: calls.LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str | None, exclusive: bool
-) -> Plan[Lease]:
+def hold(wish: calls.LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str | None) -> Plan[Lease]:
     """Register a lease and wait until it is settled, or the time is over."""
     over_at = terms.clock() + wait_s
     key = new_key() if idempotency_key is None else idempotency_key
@@ -83,8 +81,6 @@ def hold(
         calls.register_lease(wish, wait_s=min(wait_s, WAIT_SLICE_S), idempotency_key=key), terms
     )
     lease: Lease = registered.lease
-    if exclusive and not registered.created:
-        raise taken(lease)
     while lease.state == "acquiring" and (rest_s := over_at - terms.clock()) > 0.001:
         lease = yield from exchange(calls.lease(lease.id, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
     return lease
@@ -149,11 +145,3 @@ def backoff_s(attempt: int) -> float:
 def new_key() -> str:
     """An Idempotency-Key that nobody else has."""
     return uuid.uuid4().hex
-
-
-def taken(lease: Lease) -> Conflict:
-    """The error for a lock that the daemon keeps for somebody else."""
-    what = f"session {lease.session_id!r}" if lease.kind == "session" else "this message"
-    return Conflict(
-        f"{what} of {lease.entity} is kept already, by {lease.id} (owner: {lease.owner.kind}); release that one first"
-    )

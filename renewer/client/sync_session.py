@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from renewer.client import holding
 from renewer.client.calls import LeaseWish
-from renewer.client.errors import Conflict, LockLost, NotFound, RenewerApiError
-from renewer.client.holding import Attach, AwaitSettled, Detach, Held
+from renewer.client.errors import Conflict, LockLost, NotFound
+from renewer.client.holding import HEAR_S, Attach, AwaitSettled, Detach, Held
 from renewer.client.plans import Plan, Terms
 from renewer.client.sync_driver import Driver, Watcher, drive
 from renewer.client.watching import AtRisk, Lost, Notice, Watch
@@ -21,25 +21,37 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("renewer.client")
 
-_STOP_S: Final = 2.0
-_HEAR_S: Final = 2.0
-"""How long a loss that the daemon's answer speaks of may take to be heard of by the watcher."""
+_STOP_S: Final = 0.5
+_CALLBACK_S: Final = 2.0
+"""How long leaving a block waits for the callback that is told of a loss."""
 
 
 class MessageLock(Held):
     """The lock of a message, kept for the length of a block."""
 
     def __init__(self, watch: Watch, driver: Driver, terms: Terms) -> None:
-        super().__init__(watch)
+        super().__init__(watch, terms)
         self._driver = driver
-        self._terms = terms
         self._nudge: Callable[[], None] | None = None
         self._changed = threading.Condition()
 
     def renew_lock(self, *, timeout: float | None = None) -> datetime | None:
         """Renew the lock now; returns until when it lasts. The daemon renews it in any case."""
         timeout_s = 10.0 if timeout is None else timeout
-        return self._renewed(self._use(holding.renewing(self, self._terms, timeout_s=timeout_s)))
+        lease = self._use(holding.renewing(self, self._terms, timeout_s=timeout_s))
+        if lease.epoch != self.epoch:
+            self._look(lambda: self.is_lost)
+            self.check()
+        return self._renewed(lease)
+
+    def check(self) -> None:  # noqa: D102 - as of Held
+        doubt = self._doubt()
+        if doubt is not None and self._is_stale:
+            # This process may have been stopped for a while: what is known is old, and what came in meanwhile unread.
+            self._look(lambda: not self._is_stale)
+            doubt = self._doubt()
+        if doubt is not None:
+            raise doubt
 
     def _use(self, plan: Plan[_T]) -> _T:
         self.check()
@@ -47,12 +59,15 @@ class MessageLock(Held):
             return self._driver.run(plan)
         except (Conflict, LockLost, NotFound):
             # The daemon no longer holds it; why not is the watcher's to hear and to tell.
-            if self._nudge is not None:
-                self._nudge()
-            with self._changed:
-                self._changed.wait_for(lambda: self.is_lost, _HEAR_S)
+            self._look(lambda: self.is_at_risk)
             self.check()
             raise
+
+    def _look(self, enough: Callable[[], bool]) -> None:
+        if self._nudge is not None:
+            self._nudge()
+        with self._changed:
+            self._changed.wait_for(enough, HEAR_S)
 
     def _heard(self) -> None:
         with self._changed:
@@ -97,7 +112,7 @@ def block(
         assert lock is not None  # acquire returns only with what it attached  # noqa: S101
         yield lock
     except BaseException as error:
-        keeper.leave(quiet=True)
+        keeper.leave(quiet=True)  # the error of the block comes first
         if keeper.left_lost and isinstance(error, Exception) and not isinstance(error, LockLost):
             raise keeper.error() from error
         raise
@@ -161,13 +176,14 @@ class _Keeper:
         if watch is None:
             return
         try:
-            self._driver.run(holding.give_back(watch.lease.id, self._terms))
+            self._driver.run(holding.give_back(watch.lease.id, self._wish, self._terms))
         except NotFound:
             return
-        except RenewerApiError as error:
-            if not quiet:
+        except Exception as error:
+            if not (quiet or self.left_lost):
                 raise
-            _log.warning("%s could not be released: %s; it ends with its owner", watch.lease.id, error)
+            if not self.left_lost:
+                _log.warning("%s", holding.not_given_back(watch, self._wish, self._terms, error))
 
     def _attach(self, watch: Watch) -> None:
         self._watch = watch
@@ -180,7 +196,7 @@ class _Keeper:
     def _stop(self) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            watcher.stop(_STOP_S)
+            watcher.stop(_CALLBACK_S if self.left_lost else _STOP_S)
 
     def _tell(self, notice: Notice) -> None:
         self.lock._heard()  # noqa: SLF001

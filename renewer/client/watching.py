@@ -6,9 +6,10 @@ keeps it informed. Rules:
 1. The lock is ours from the first time that the daemon shows it as held, and for that epoch alone.
 2. A loss is told once. After it nothing is.
 3. A daemon that cannot be reached is asked again until the lock's time is over; then the lock counts as lost
-   (``daemon_gone``). Meanwhile a session is at risk: the daemon's link, which carries its lock, may be gone.
+   (``daemon_gone``). Meanwhile a session is at risk, and that from the moment that the stream breaks: its lock belongs
+   to the daemon's link, which may have ended with it. A message's lock outlives the daemon.
 4. The same holds when renewals are due to have been heard of and were not: the daemon is asked, and if it does not
-   answer, the lock is lost.
+   answer, the lock is lost. Until it has answered, nobody may rely on the lock.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from renewer.client import calls
-from renewer.client.errors import LockLost, NotFound, RenewerApiError, SessionLost
+from renewer.client.errors import LockAtRisk, LockError, LockLost, NotFound, RenewerApiError, SessionLost
 from renewer.client.following import SILENCE_S, Close, Open, Receive, check_stream, read_event
 from renewer.client.models import Event, Lease
 from renewer.client.plans import Pause, Plan, Send, Terms, backoff_s
@@ -32,6 +33,7 @@ LOOK_LIMIT_S: Final = 2.0
 
 _LOOK_AGAIN_S: Final = 1.0
 _SHORT_S: Final = 1.0
+_PARKED: Final = "the daemon gave the lock back, and is to have it again later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,12 @@ class Lost:
     detail: str
 
 
-Notice = Acquired | AtRisk | Lost
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The daemon was asked how the lock stands, as a `Nudge` wanted."""
+
+
+Notice = Acquired | AtRisk | Lost | Looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ class Watch:
         self.epoch: int | None = None
         self.over_at: float | None = None
         self.loss: Lost | None = None
-        self.at_risk = False
+        self.risk: AtRisk | None = None
 
     def has_ended(self) -> bool:
         """Whether nothing more will be told."""
@@ -92,15 +99,36 @@ class Watch:
     def error(self) -> LockLost:
         """The loss as an exception."""
         loss = self.loss or Lost("lost", "")
-        what = (
-            f"session {self.lease.session_id!r} of {self.lease.entity}"
-            if self.lease.kind == "session" and self.lease.session_id is not None
-            else f"the {self.lease.kind} of {self.lease.entity}"
-        )
-        verb = "could not be had" if self.epoch is None else "was lost"
-        message = f"{what} {verb}: {loss.reason}" + (f" ({loss.detail})" if loss.detail else "")
+        if self.epoch is None:
+            message = f"{self.what} cannot be had: {loss.detail or loss.reason}"
+        else:
+            message = f"{self.what} was lost: {loss.reason}" + (f" ({loss.detail})" if loss.detail else "")
         kind = SessionLost if self.lease.kind == "session" else LockLost
         return kind(message, reason=loss.reason, detail=loss.detail)
+
+    def doubt(self, now: float) -> LockError | None:
+        """Why the lock cannot be relied on; None if it can."""
+        if self.loss is not None:
+            return self.error()
+        if self.risk is not None:
+            detail = self.risk.detail
+        elif self.is_stale(now):
+            detail = "its time is over, and no renewal was heard of yet"
+        else:
+            return None
+        message = f"{self.what} is at risk" + (f": {detail}" if detail else "")
+        return LockAtRisk(message, reason="at_risk", detail=detail)
+
+    def is_stale(self, now: float) -> bool:
+        """Whether what is known of the lock is too old to go by."""
+        return self.loss is None and self.over_at is not None and now >= self.over_at
+
+    @property
+    def what(self) -> str:
+        """What is locked, for people."""
+        if self.lease.kind == "session" and self.lease.session_id is not None:
+            return f"session {self.lease.session_id!r} of {self.lease.entity}"
+        return f"the {self.lease.kind} of {self.lease.entity}"
 
     def on_lease(self, lease: Lease, now: float) -> list[Notice]:
         """The daemon showed the lease; `now` is when it was asked."""
@@ -135,7 +163,7 @@ class Watch:
             case "lease.lost" if self.epoch is not None or event.data.get("final") is True:
                 return self._lost(str(event.data.get("reason") or "lost"), detail)
             case "lease.parked" if self.epoch is not None:
-                return self._lost("parked", detail or "the daemon stops, and gave the lock back")
+                return self._lost("parked", detail or _PARKED)
             case "lease.released" | "lease.forgotten":
                 return self._lost(event.type.partition(".")[2], detail or "somebody else asked the daemon to let it go")
             case _:
@@ -155,7 +183,13 @@ class Watch:
             return []
         if self.over_at is None or now >= self.over_at:
             return self._lost("daemon_gone", detail)
-        return self._risk(detail) if self.lease.kind == "session" else []
+        return self.on_broken(detail)
+
+    def on_broken(self, detail: str) -> list[Notice]:
+        """The daemon's stream is at an end, and nothing was said of the lock."""
+        if self.epoch is None or self.loss is not None or self.lease.kind != "session":
+            return []
+        return self._risk(detail)
 
     def _take(self, lease: Lease, now: float) -> None:
         self.lease = lease
@@ -184,13 +218,13 @@ class Watch:
         )
 
     def _risk(self, detail: str) -> list[Notice]:
-        if self.at_risk:
+        if self.risk is not None:
             return []
-        self.at_risk = True
-        return [AtRisk(detail)]
+        self.risk = AtRisk(detail)
+        return [self.risk]
 
     def _safe(self) -> list[Notice]:
-        self.at_risk = False
+        self.risk = None
         return []
 
     def _lose(self, lease: Lease) -> list[Notice]:
@@ -200,6 +234,8 @@ class Watch:
             notices = self._lost(last.reason, last.detail)
         elif lease.state == "released":
             notices = self._lost("released", "somebody else asked the daemon to let it go")
+        elif lease.parked:
+            notices = self._lost("parked", _PARKED)
         elif lease.epoch == self.epoch or lease.state == "acquiring":
             notices = self._lost("connection_lost", f"the daemon let go of it; the lease is {lease.state}")
         else:
@@ -230,10 +266,12 @@ def watching(watch: Watch, terms: Terms, *, owner: bool, beat_every_s: float | N
             if not watch.has_ended():
                 check_stream(answer)
                 yield from _stream(watch, terms, beat_at, beat_every_s)
+                yield from _tell(watch.on_broken(f"the event stream of the daemon at {terms.address} broke off"))
         except NotFound:
             yield from _tell(watch.on_unknown())
         except Unanswered as failure:
-            yield from _tell(watch.on_unreachable(str(failure.error(terms.address)), now()))
+            silence = "did not answer in time" if failure.late else "does not answer"
+            yield from _tell(watch.on_unreachable(f"the daemon at {terms.address} {silence}", now()))
         except RenewerApiError as error:
             yield from _tell(watch.on_unreachable(str(error), now()))
         yield Close()
@@ -277,6 +315,8 @@ def _stream(watch: Watch, terms: Terms, beat_at: float | None, beat_every_s: flo
         if look or (watch.over_at is not None and now() >= max(watch.over_at, look_at)):
             yield from _look(watch, terms)
             look_at = now() + _LOOK_AGAIN_S
+            if chunk is Nudge.LOOK:
+                yield Tell(Looked())
 
 
 def _look(watch: Watch, terms: Terms) -> Plan[None]:

@@ -46,6 +46,7 @@ class StandIn:
     path: Path
     grants: bool = True
     refuses: int = 0
+    refusal: str = "refused"
     keep_alive_s: float = 10.0
     lock_duration_s: float = 30.0
     page: int = 2
@@ -88,6 +89,8 @@ class StandIn:
         def abort() -> None:
             assert self._server is not None
             self._server.should_exit = self._server.force_exit = True
+            for listener in self._server.servers:
+                listener.close()
             for connection in list(self._server.server_state.connections):
                 connection.transport.abort()
 
@@ -233,7 +236,7 @@ class StandIn:
             "lease.at_risk": {"state": "at_risk", "remaining_s": -0.5},
             "lease.lost": {"state": "lost"},
             "lease.released": {"state": "released"},
-            "lease.parked": {"state": "acquiring"},
+            "lease.parked": {"state": "acquiring", "parked": True},
         }.get(type_, {}).items():
             lease[name] = value
         if type_ in {"lease.acquired", "lease.reacquired"}:
@@ -280,7 +283,12 @@ class StandIn:
 
     def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
         states = request.query_params.getlist("state")
-        chosen = [item for item in items if not states or item["state"] in states]
+        ends = {"lost", "released", "succeeded", "failed", "canceled"}
+        chosen = [
+            item
+            for item in items
+            if not states or {item["state"], "ended" if item["state"] in ends else "living"} & set(states)
+        ]
         begin = int(request.query_params.get("after", 0))
         end = begin + int(request.query_params.get("limit", self.page))
         return JSONResponse({"items": chosen[begin:end], "next": str(end) if end < len(chosen) else None})
@@ -294,7 +302,12 @@ class StandIn:
         for lease in self.leases.values():
             same = lease["session_id"] is not None and lease["session_id"] == body.get("session_id")
             if same and lease["entity"] == body["entity"] and lease["state"] not in {"lost", "released"}:
-                return JSONResponse(lease)
+                owners = lease["owner"]["kind"], body.get("owner", {}).get("kind", "none")
+                if owners == ("none", "none") and lease["labels"] == body.get("labels", {}):
+                    return JSONResponse(lease)
+                what = f"session {lease['session_id']!r} of {lease['entity']}"
+                detail = f"{what} is kept already, by {lease['id']} (owner {owners[0]}, since 52 s)"
+                return problem(409, detail, extra={"lease": lease["id"]})
         lease_id = f"lease-{len(self.leases) + 1}"
         self.keys[key] = lease_id
         self.leases[lease_id] = {
@@ -302,6 +315,7 @@ class StandIn:
             "number": len(self.leases) + 1,
             "kind": body.get("kind", "session"),
             "state": "acquiring",
+            "parked": False,
             "servicebus": "main",
             "entity": body["entity"],
             "session_id": body.get("session_id"),
@@ -314,7 +328,7 @@ class StandIn:
         }
         if self.refuses:
             self.refuses -= 1
-            self._tell(lease_id, "lease.lost", {"reason": "refused", "detail": "somebody else has it"})
+            self._tell(lease_id, "lease.lost", {"reason": self.refusal, "detail": "no sessions here"})
         elif self.grants:
             self.leases[lease_id]["session_id"] = body.get("session_id") or "next"
             self._tell(lease_id, "lease.acquired", {})

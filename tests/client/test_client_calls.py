@@ -50,9 +50,9 @@ def test_a_lease_is_held_found_shown_and_released(standin, client):
     assert (lease.id, lease.state, lease.epoch, lease.is_held, lease.owner.kind) == ("lease-1", "held", 1, True, "pid")
     assert lease.locked_until_utc.tzinfo is UTC
     assert lease.labels == {"a": "b"}
-    assert client.hold("orders", "c") == client.lease("lease-1")
-    with pytest.raises(Conflict, match="kept already"):
-        client.hold("orders", "c", exclusive=True)
+    with pytest.raises(Conflict, match=r"kept already, by lease-1 \(owner pid") as caught:
+        client.hold("orders", "c")
+    assert caught.value.lease_id == "lease-1"
     assert client.renew("lease-1", timeout="3s").is_held
     client.release("lease-1")
     assert client.lease("lease-1", until="over", wait=5).is_over
@@ -62,9 +62,40 @@ def test_a_lease_is_held_found_shown_and_released(standin, client):
 
 
 def test_the_same_key_finds_the_same_lease(standin, client):
-    first = client.hold("orders", idempotency_key="k", exclusive=True)
-    assert client.hold("orders", idempotency_key="k", exclusive=True).id == first.id
-    assert client.hold("orders").id != first.id
+    first = client.hold("orders", "c", idempotency_key="k", owner="heartbeat", owner_ttl="1m")
+    assert client.hold("orders", "c", idempotency_key="k", owner="heartbeat", owner_ttl="1m").id == first.id
+    assert client.hold("orders", idempotency_key="l").id != first.id
+
+
+def test_a_lock_that_is_kept_for_nobody_is_found_again_by_the_same_wish_alone(client):
+    first = client.hold("orders", "c", labels={"a": "b"})
+    assert client.hold("orders", "c", labels={"a": "b"}).id == first.id
+    with pytest.raises(Conflict, match="kept already"):
+        client.hold("orders", "c", labels={"a": "c"})
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"owner_ttl": 5}, r"owner_ttl: goes with owner='connection' or 'heartbeat', not with 'none'"),
+        ({"owner": "pid", "owner_ttl": 5}, "owner_ttl: goes with .*, not with 'pid'"),
+        ({"owner": "heartbeat", "pid": 5}, "pid: goes with owner='pid', not with 'heartbeat'"),
+        ({"wait": "bogus"}, "wait: must be seconds"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_its_name_before_it_is_sent(standin, client, wish, message):
+    with pytest.raises(BadRequest, match=message):
+        client.hold("orders", "c", **wish)
+    assert standin.seen == []
+
+
+def test_a_span_that_is_none_is_told_by_its_name(client):
+    with pytest.raises(BadRequest, match=r"^wait: "):
+        client.session("orders", wait="bogus")
+    with pytest.raises(BadRequest, match=r"^reconnect_for: "):
+        client.events(reconnect_for="bogus")
+    with pytest.raises(BadRequest, match=r"^timeout: "):
+        client.wait("op-1", timeout="bogus")
 
 
 def test_a_lease_that_is_not_granted_in_time_is_returned_as_it_stands(standin, client):

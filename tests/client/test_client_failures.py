@@ -176,11 +176,26 @@ def test_a_lock_token_is_in_no_error(tmp_path):
 @pytest.mark.parametrize(
     "api", ["", "unix:", "tcp:host", "http://u:s3cret@host:1", "ftp://host:1", "/run/x.sock", "tcp:h:1:2"]
 )
-def test_what_is_no_address_is_told_with_the_forms_and_without_itself(api):
+def test_what_is_no_address_is_told_with_the_forms(api):
     for kind in (Client, AsyncClient):
         with pytest.raises(AddressError, match="unix:PATH") as caught:
             kind(api)
         assert "s3cret" not in str(caught.value)
+
+
+def test_what_is_no_address_is_shown_without_what_may_be_a_secret(monkeypatch):
+    for api, shown in [
+        ("foo", "'foo'"),
+        ("http://u:s3cret@host:1", "'…@host:1'"),
+        ("http://host:1/?key=s3cret", "'http://host:1/?…'"),
+        ("x" * 1000, f"'{'x' * 100}…'"),
+    ]:
+        with pytest.raises(AddressError) as caught:
+            Client(api)
+        assert str(caught.value).startswith(f"api: {shown} is not an address")
+    monkeypatch.setenv("RENEWER_API", "foo")
+    with pytest.raises(AddressError, match="RENEWER_API: 'foo' is not"):
+        Client()
 
 
 @pytest.mark.parametrize("key", ["with space", "line\n", "ü"])

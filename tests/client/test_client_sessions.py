@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from renewer.client import Client, Conflict, LockLost, SessionLost, Timeout
+from renewer.client import (
+    Client,
+    Conflict,
+    LockAtRisk,
+    LockError,
+    LockLost,
+    SessionLost,
+    Timeout,
+    Unavailable,
+)
+from tests.client.standin import problem
 
 LIMIT_S = 20
 
@@ -51,6 +61,7 @@ def client(standin):
 def test_a_session_is_held_for_the_length_of_the_block(standin, client):
     with client.session("orders", "c", labels={"a": "b"}, lock_duration="30s") as session:
         assert (session.session_id, session.epoch, session.is_lost, session.is_at_risk) == ("c", 1, False, False)
+        assert session.lease_id == "lease-1"
         assert session.locked_until_utc > datetime.now(UTC)
         assert session.lease.state == "held"
         standin.until(lambda: standin.owners == {session.lease.id: 1})
@@ -163,9 +174,34 @@ def test_risk_is_told_and_goes_by(standin, client):
         losses.wait()
         assert session.is_at_risk
         assert not session.is_lost
+        for use in (session.check, session.get_state, lambda: session.set_state("x"), session.renew_lock):
+            with pytest.raises(LockAtRisk, match="session 'c' of orders is at risk: no answer") as caught:
+                use()
+            assert isinstance(caught.value, LockError)
+            assert not isinstance(caught.value, LockLost)
         standin.tell("lease-1", "lease.recovered")
         wait_for(lambda: not session.is_at_risk)
+        session.check()
+        session.set_state("x")
     assert losses.told == [("at_risk", "no answer")]
+
+
+def test_a_risk_that_ends_the_block_gives_the_session_back(standin, client):
+    losses = Losses()
+    with pytest.raises(LockAtRisk), client.session("orders", "c", on_at_risk=losses.at_risk) as session:
+        standin.tell("lease-1", "lease.at_risk")
+        losses.wait()
+        session.check()
+    assert standin.only_lease()["state"] == "released"
+
+
+def test_what_is_known_too_long_ago_is_asked_about_before_it_is_relied_on(standin, client):
+    standin.lock_duration_s = 0.8
+    with client.session("orders", "c") as session:
+        over_at = time.monotonic() + 1.5
+        while time.monotonic() < over_at:
+            session.check()
+            assert not session.is_lost
 
 
 def test_an_answer_that_speaks_of_a_loss_is_told_as_one(standin, client):
@@ -177,16 +213,30 @@ def test_an_answer_that_speaks_of_a_loss_is_told_as_one(standin, client):
     assert losses.told == [("refused", "x")]
 
 
-def test_a_daemon_that_comes_back_with_the_same_epoch_changes_nothing(standin, client):
+def test_a_stream_that_breaks_is_a_risk_until_the_daemon_shows_the_same_epoch(standin, client):
     losses = Losses()
-    with client.session("orders", "c", on_lost=losses.lost) as session:
+    with client.session("orders", "c", on_lost=losses.lost, on_at_risk=losses.at_risk) as session:
         standin.until(lambda: standin.owners == {"lease-1": 1})
         standin.break_streams()
+        losses.wait()
         standin.until(lambda: len(standin.requests("GET", "/v1/leases/lease-1/events")) == 2)
-        standin.until(lambda: standin.owners == {"lease-1": 1})
+        wait_for(lambda: not session.is_at_risk)
         standin.tell("lease-1", "lease.renewed")
         wait_for(lambda: session.lease.renewals == 1)
-    assert losses.told == []
+    assert losses.reasons == ["at_risk"]
+    assert "broke off" in losses.told[0][1]
+
+
+def test_a_message_survives_the_daemon_until_its_time_is_over(standin, client):
+    losses = Losses()
+    standin.lock_duration_s = 1.0
+    with (
+        pytest.raises(LockLost, match="daemon_gone"),
+        client.message_lock("orders", "0ddba11", on_lost=losses.lost, on_at_risk=losses.at_risk),
+    ):
+        standin.kill()
+        losses.wait()
+    assert losses.reasons == ["daemon_gone"]
 
 
 def test_a_daemon_that_comes_back_with_another_epoch_has_lost_the_session(standin, client):
@@ -214,7 +264,7 @@ def test_a_daemon_that_stays_away_until_the_lock_is_over_has_lost_it(standin, cl
         standin.kill()
         losses.wait(2)
     assert losses.reasons == ["at_risk", "daemon_gone"]
-    assert "renewer run" in losses.told[1][1]
+    assert losses.told[1][1] == f"the daemon at {standin.api} does not answer"
 
 
 def test_a_daemon_that_forgot_the_lease_has_lost_it(standin, client):
@@ -242,19 +292,37 @@ def test_a_lock_whose_renewals_are_not_heard_of_is_asked_about(standin, client):
         assert not session.is_lost
 
 
-def test_a_session_that_somebody_has_is_asked_for_again(standin, client):
-    standin.refuses = 2
+def test_a_session_that_is_kept_for_somebody_else_is_asked_for_again(standin, client):
+    first = client.hold("orders", "c", owner="pid", pid=7)
+
+    def release():
+        standin.until(lambda: len(standin.requests("POST", "/v1/leases")) >= 3)
+        standin.tell(first.id, "lease.released")
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    with client.session("orders", "c", wait="30s") as session:
+        assert session.lease_id != first.id
+    helper.join()
+    keys = [seen.headers["idempotency-key"] for seen in standin.requests("POST", "/v1/leases")]
+    assert len(set(keys)) == len(keys) >= 4
+
+
+def test_a_wait_whose_stream_broke_begins_anew(standin, client):
+    standin.refuses, standin.refusal = 2, "owner_gone"
     with client.session("orders", "c", wait="30s") as session:
         assert session.session_id == "c"
     assert len(standin.requests("POST", "/v1/leases")) == 3
-    assert len({seen.headers["idempotency-key"] for seen in standin.requests("POST", "/v1/leases")}) == 3
-    assert list(standin.leases) == ["lease-1"]  # refused ones were forgotten
+    assert list(standin.leases) == ["lease-1"]  # the others were forgotten
 
 
-def test_a_session_that_is_refused_for_too_long_is_a_timeout(standin, client):
-    standin.refuses = 1000
-    with pytest.raises(Timeout, match=r"could not be had in 1 s: .*: refused \(somebody else has it\)"):
-        client.session("orders", "c", wait=1).__enter__()
+@pytest.mark.parametrize("reason", ["refused", "unauthorized", "entity_gone"])
+def test_a_session_that_cannot_be_had_is_an_error_at_once(standin, client, reason):
+    standin.refuses, standin.refusal = 1, reason
+    with pytest.raises(SessionLost) as caught:
+        client.session("orders", "c", wait=None).__enter__()
+    assert str(caught.value) == "session 'c' of orders cannot be had: no sessions here"
+    assert caught.value.reason == reason
     assert standin.leases == {}
 
 
@@ -262,9 +330,19 @@ def test_a_session_that_another_worker_holds_is_not_shared(standin, client):
     with client.session("orders", "c"):
         with pytest.raises(Conflict, match="kept already, by lease-1"):
             client.session("orders", "c", wait=0).__enter__()
-        with pytest.raises(Timeout, match="kept already"):
+        with pytest.raises(Timeout) as caught:
             client.session("orders", "c", wait=0.2).__enter__()
+        assert str(caught.value) == (
+            "session 'c' of orders is kept already, by lease-1 (owner connection, since 52 s);"
+            " it was not given back in 0.2 s"
+        )
         assert standin.only_lease()["state"] == "held"
+
+
+def test_a_session_that_is_kept_for_nobody_in_particular_is_not_ours_either(client):
+    client.hold("orders", "c")
+    with pytest.raises(Conflict, match=r"kept already, by lease-1 \(owner none\)"):
+        client.session("orders", "c", owner="none", wait=0).__enter__()
 
 
 def test_a_session_that_is_not_granted_in_time_is_given_up(standin, client):
@@ -316,10 +394,31 @@ def test_the_lock_of_a_message_is_kept(standin, client):
     assert not isinstance(caught.value, SessionLost)
 
 
-def test_a_daemon_that_is_gone_when_the_block_is_left_is_no_error_if_the_lease_has_an_owner(standin, client, caplog):
-    with client.session("orders", "c"):
+def test_a_daemon_that_is_gone_when_the_block_is_left_is_no_error_if_the_lease_has_an_owner(standin, caplog):
+    with Client(standin.api, retry_for=3600) as client, client.session("orders", "c"):
         standin.kill()
-    assert "lease-1 could not be released" in caplog.text
+    (told,) = [record for record in caplog.records if record.name == "renewer.client"]
+    assert told.levelname == "WARNING"
+    assert "session 'c' of orders (lease-1) could not be given back" in told.getMessage()
+    assert f"no daemon answers at {standin.api}; if the daemon has ended, the session is free" in told.getMessage()
+
+
+def test_a_release_that_fails_does_not_hide_the_error_of_the_block(standin, client, caplog):
+    standin.answers["DELETE", "/v1/leases/lease-1"] = problem(503, "it cannot be stored")
+    with pytest.raises(ValueError, match="mine"), client.session("orders", "c", owner="none"):
+        raise ValueError("mine")
+    assert "it cannot be stored; give it back with `renewer lease release lease-1`" in caplog.text
+
+
+def test_a_release_that_fails_is_an_error_only_where_nobody_else_gives_the_lock_back(standin, client, caplog):
+    standin.answers["DELETE", "/v1/leases/lease-1"] = problem(503, "it cannot be stored")
+    with pytest.raises(Unavailable, match="cannot be stored"), client.session("orders", "c", owner="none"):
+        pass
+    assert caplog.text == ""
+    standin.answers["DELETE", "/v1/leases/lease-2"] = problem(503, "it cannot be stored")
+    with client.session("orders", "d", owner="heartbeat"):
+        pass
+    assert "cannot be stored" in caplog.text
 
 
 def wait_for(condition):

@@ -9,7 +9,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from renewer.client import AsyncClient, Conflict, LockLost, SessionLost, Timeout
+from renewer.client import AsyncClient, Conflict, LockAtRisk, LockLost, SessionLost, Timeout, Unavailable
+from tests.client.standin import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +26,11 @@ async def connected(standin):
 
 def waited(standin, condition):
     return to_thread.run_sync(standin.until, condition)
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110 - it changes without a sign
+        await anyio.sleep(0.005)
 
 
 class Losses:
@@ -132,12 +138,14 @@ async def test_waiting_for_a_session_can_be_cancelled_and_leaves_nothing_behind(
 
 async def test_a_session_that_cannot_be_had_is_an_error_without_a_group(standin):
     async with connected(standin) as client:
-        standin.refuses = 1000
-        with pytest.raises(Timeout, match="refused"):
-            async with client.session("orders", "c", wait=1):
+        standin.refuses = 1
+        with pytest.raises(SessionLost, match="cannot be had: no sessions here"):
+            async with client.session("orders", "c"):
                 pytest.fail("it was refused")
-        standin.refuses = 0
         async with client.session("orders", "c"):
+            with pytest.raises(Timeout, match="kept already"):
+                async with client.session("orders", "c", wait=0.1):
+                    pytest.fail("it is held already")
             with pytest.raises(Conflict):
                 async with client.session("orders", "c", wait=0):
                     pytest.fail("it is held already")
@@ -172,9 +180,45 @@ async def test_an_event_loop_that_was_kept_busy_beyond_the_lock_loses_nothing(st
             await waited(standin, lambda: standin.owners == {"lease-1": 1})
             standin.tell("lease-1", "lease.renewed")
             time.sleep(1)  # noqa: ASYNC251 - the point: nothing is read meanwhile
+            standin.lock_duration_s = 30.0
             standin.tell("lease-1", "lease.renewed")
+            with pytest.raises(LockAtRisk, match="no renewal was heard of yet"):
+                session.check()
             assert await session.renew_lock() is not None
+            session.check()
         assert losses.told == []
+
+
+async def test_risk_is_told_and_goes_by_and_keeps_the_session_from_being_used(standin):
+    losses = Losses()
+    async with connected(standin) as client:
+        async with client.session("orders", "c", on_lost=losses.lost, on_at_risk=losses.at_risk) as session:
+            await waited(standin, lambda: standin.owners == {"lease-1": 1})
+            await to_thread.run_sync(standin.break_streams)
+            await losses.heard.wait()
+            await until(lambda: not session.is_at_risk)
+            session.check()
+            await to_thread.run_sync(lambda: standin.tell("lease-1", "lease.at_risk", detail="no answer"))
+            await until(lambda: session.is_at_risk)
+            for use in (session.get_state, lambda: session.set_state("x"), session.renew_lock):
+                with pytest.raises(LockAtRisk, match="session 'c' of orders is at risk: no answer"):
+                    await use()
+            await to_thread.run_sync(lambda: standin.tell("lease-1", "lease.recovered"))
+            await until(lambda: not session.is_at_risk)
+        assert [reason for reason, _ in losses.told] == ["at_risk", "at_risk"]
+
+
+async def test_a_release_that_fails_hides_nothing(standin, caplog):
+    async with connected(standin) as client:
+        standin.answers["DELETE", "/v1/leases/lease-1"] = problem(503, "it cannot be stored")
+        with pytest.raises(ValueError, match="mine"):
+            async with client.session("orders", "c", owner="none"):
+                raise ValueError("mine")
+        assert "it cannot be stored; give it back with `renewer lease release lease-1`" in caplog.text
+        standin.answers["DELETE", "/v1/leases/lease-2"] = problem(503, "it cannot be stored")
+        with pytest.raises(Unavailable, match="cannot be stored"):
+            async with client.session("orders", "d", owner="none"):
+                pass
 
 
 async def test_many_sessions_are_held_side_by_side(standin):

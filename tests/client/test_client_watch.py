@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from renewer.client.address import Address
-from renewer.client.errors import LockLost, SessionLost
+from renewer.client.errors import LockAtRisk, LockLost, SessionLost
 from renewer.client.following import SILENCE_S, Close, Open, Receive
 from renewer.client.models import Event, Lease, Loss, event_of
 from renewer.client.plans import Pause, Send, Terms
-from renewer.client.watching import LOOK_LIMIT_S, Acquired, AtRisk, Lost, Tell, Watch, watching
+from renewer.client.watching import LOOK_LIMIT_S, Acquired, AtRisk, Looked, Lost, Nudge, Tell, Watch, watching
 from renewer.client.wire import Answer, Unanswered
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -48,7 +48,7 @@ def test_a_lease_that_ends_before_it_was_held_could_not_be_had():
     assert watch.on_event(event("lease.lost", 0, reason="refused", detail="d", final=True), 1.0) == [
         Lost("refused", "d")
     ]
-    assert str(watch.error()) == "the session of orders could not be had: refused (d)"
+    assert str(watch.error()) == "the session of orders cannot be had: d"
     assert isinstance(watch.error(), SessionLost)
 
 
@@ -93,7 +93,7 @@ def test_risk_is_told_once_until_it_is_over():
     assert watch.on_event(event("lease.at_risk", detail="d"), 131.0) == [AtRisk("d")]
     assert watch.on_lease(lease("at_risk", remaining_s=-1.0, last_error="e"), 132.0) == []
     assert watch.on_event(event("lease.recovered"), 133.0) == []
-    assert not watch.at_risk
+    assert not (watch.risk is not None)
     assert watch.on_lease(lease("at_risk", remaining_s=-1.0, last_error="e"), 140.0) == [AtRisk("e")]
 
 
@@ -120,6 +120,36 @@ def test_a_daemon_that_is_away_puts_a_session_at_risk_and_then_has_lost_it():
     assert watch.on_unreachable("gone", 100.0) == [AtRisk("gone")]
     assert watch.on_unreachable("gone", 129.9) == []
     assert watch.on_unreachable("gone", 130.0) == [Lost("daemon_gone", "gone")]
+
+
+def test_a_stream_that_breaks_puts_a_session_at_risk_until_it_is_shown_again():
+    watch = held()
+    assert watch.on_broken("gone") == [AtRisk("gone")]
+    assert watch.on_broken("gone") == []
+    error = watch.doubt(110.0)
+    assert type(error) is LockAtRisk
+    assert str(error) == "the session of orders is at risk: gone"
+    assert watch.on_lease(lease(remaining_s=25.0), 110.0) == []
+    assert watch.doubt(110.0) is None
+    assert held("message").on_broken("gone") == []
+    assert Watch(lease("acquiring", 0, None)).on_broken("gone") == []
+
+
+def test_a_lock_whose_time_is_over_as_far_as_is_known_is_not_to_be_relied_on():
+    watch = held("message")
+    assert watch.doubt(129.9) is None
+    assert type(watch.doubt(130.0)) is LockAtRisk
+    watch.on_lease(lease(kind="message"), 130.0)
+    assert watch.doubt(130.0) is None
+
+
+def test_a_lease_that_is_parked_is_lost_to_whoever_used_it():
+    assert held().on_event(event("lease.parked"), 101.0) == [
+        Lost("parked", "the daemon gave the lock back, and is to have it again later")
+    ]
+    assert held().on_lease(lease("acquiring", 1, parked=True), 101.0) == [
+        Lost("parked", "the daemon gave the lock back, and is to have it again later")
+    ]
 
 
 def test_a_message_is_safe_until_its_lock_is_over_while_the_daemon_is_away():
@@ -201,6 +231,29 @@ def test_a_lock_at_risk_is_asked_about_once_a_second():
     assert isinstance(told, Tell)
     assert isinstance(told.notice, AtRisk)
     assert story.send(None) == Receive(1.0)
+
+
+def test_a_look_that_was_asked_for_is_told_of():
+    story = Story()
+    story.opened()
+    assert isinstance(story.send(Nudge.LOOK, 110.0), Send)
+    assert story.send(shown()) == Tell(Looked())
+    assert story.send(None) == Receive(SILENCE_S - 10.0)
+
+
+def test_the_stream_of_a_session_that_ends_is_told_as_a_risk_before_it_is_opened_again():
+    story = Story()
+    story.opened()
+    told = story.send(b"", 110.0)
+    assert isinstance(told, Tell)
+    assert isinstance(told.notice, AtRisk)
+    assert story.send(None) == Close()
+    assert isinstance(story.send(None), Pause)
+    story.send(None)
+    story.opened()
+    snapshot = b'event: snapshot\ndata: {"id":"lease-1","state":"held","epoch":1,"remaining_s":20}\n\n'
+    assert isinstance(story.send(snapshot, 111.0), Receive)
+    assert story.watch.doubt(111.0) is None
 
 
 def test_heartbeats_go_on_while_the_stream_is_silent():
