@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -26,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES_HELP,
 )
+_MISUSED = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""What typer raises where a command line makes no sense: the base of all such exceptions, which it does not export."""
+
 config_app = typer.Typer(no_args_is_help=True, help="Look at a configuration without running it.")
 app.add_typer(lease_app, name="lease")
 app.add_typer(op_app, name="op")
@@ -39,6 +42,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as in --set daemon.log_level=debug."),
 ]
+
+
+AnswerOption = Annotated[Format, typer.Option("--output", "-o", help="table for people, json for programs.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -72,6 +78,7 @@ def run(config: ConfigOption = None, overrides: SetOption = None) -> None:
 def config_check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The configuration to check.")],
     overrides: SetOption = None,
+    format_: AnswerOption = Format.TABLE,
 ) -> None:
     """Check a configuration and list every mistake at once: file, key, value, and what would be right.
 
@@ -79,7 +86,7 @@ def config_check(
     """
     from renewer.cli.configuration import check_config
 
-    check_config(file, overrides or [])
+    check_config(file, overrides or [], as_json=format_ is Format.JSON)
 
 
 @config_app.command("show")
@@ -115,7 +122,10 @@ def top(
     call: Call,
     once: Annotated[bool, typer.Option("--once", help="Print one screen and exit.")] = False,
 ) -> None:
-    """Watch the daemon on a live screen: leases nearest to expiry, operations under way, what happened lately."""
+    """Watch the daemon on a live screen: leases nearest to expiry, operations under way, what happened lately.
+
+    --once -o json prints one document: status, leases, operations.
+    """
     from renewer.cli.top import show_top
 
     show_top(call, once=once)
@@ -137,6 +147,8 @@ def events(
 ) -> None:
     """Tell what happens, line by line, until Ctrl-C. Renewals and polls are told where --type names them.
 
+    A daemon that goes away is waited for; stderr says so, and when it is back, and which --subject is not known.
+
     With -o json each line is one JSON document.
     """
     from renewer.cli.events import follow
@@ -144,7 +156,7 @@ def events(
     follow(call, type_ or [], subject or [], after)
 
 
-@add_command(app, "exec", context_settings={"allow_interspersed_args": False})
+@add_command(app, "exec", answers=False, context_settings={"allow_interspersed_args": False})
 def exec_(
     call: Call,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD [ARGS]...", help="What to run.")],
@@ -174,7 +186,8 @@ def exec_(
     Signals are passed on, and the session is given back when CMD has ended.
 
     The exit code is that of CMD, 128+N if signal N ended it. 75: the session was not to be had in time. 76: CMD was
-    stopped because the lock was in danger or lost. 126: CMD is not executable; 127: it is not there.
+    stopped because the lock was in danger or lost. 69: the session can never be had (no such queue, a queue without
+    sessions, no permission). 126: CMD is not executable; 127: it is not there.
     """
     from renewer.cli import words
     from renewer.cli.exec import OnLost, Plan, execute
@@ -200,12 +213,16 @@ def exec_(
 def drain(
     call: Call,
     park: Annotated[
-        bool, typer.Option("--park", help="Give every lock back now; the next start holds them again.")
+        bool,
+        typer.Option("--park", help="Give every lock back now; the next start, or --off, has them held again."),
     ] = False,
     off: Annotated[bool, typer.Option("--off", help="Take new work again.")] = False,
     wait: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait until no lock is held.")] = "60s",
 ) -> None:
     """Take no new work, and wait until every lock has been given back.
+
+    Locks are given back by those who asked for them, or when their owners end. Those of the sessions that the
+    configuration names have nobody else: only --park gives them back.
 
     Exit code 0 when none is held any longer, 75 when some are left.
     """
@@ -219,7 +236,6 @@ def drain(
 app.command(help=flowing(doctor.__doc__))(doctor)
 
 
-@app.command()
 def emulator(
     amqp: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where Service Bus listens.")] = "127.0.0.1:5672",
     http: Annotated[
@@ -237,12 +253,32 @@ def emulator(
 ) -> None:
     """Run a Service Bus and a Fabric that misbehave on demand, for development and tests.
 
-    Connection string: Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=local;SharedAccessKey=bG9jYWw=;UseDevelopmentEmulator=true
-    Faults are scripted with POST http://127.0.0.1:8323/_emulator/faults.
+    Connection string:
+
+    Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=local;SharedAccessKey=bG9jYWw=;UseDevelopmentEmulator=true
+
+    What goes wrong is scripted at the address of --http:
+
+    Answers, links and connections: `on` is fabric.submit, .poll, .result, .cancel or servicebus.connect, .cbs, .attach,
+    .management, .transfer, .disposition; `action` is lose_reply, drop, delay (delay_s), busy (retry_after),
+    unauthorized, status (status, condition), detach, close, reset or garbage; `times` is how often. DELETE ends them.
+
+    curl 127.0.0.1:8323/_emulator/faults -d '{"on": "fabric.poll", "action": "status", "status": 503, "times": 3}'
+
+    How Fabric operations go: GET /_emulator/scenarios lists what a script can name. The next operation fails with
+
+    curl 127.0.0.1:8323/_emulator/scripts -d '{"scenario": "failed"}'
+
+    A clock that is off: curl -X PUT 127.0.0.1:8323/_emulator/clock -d '{"offset_s": 30}'
+
+    GET /_emulator/state shows what is there and has been seen.
     """
     from renewer.cli.emulator import run_emulator
 
     run_emulator(amqp, http, lock_duration, queue or [], token or None, log_level=log_level)
+
+
+app.command(help=flowing(emulator.__doc__))(emulator)
 
 
 @app.command()
@@ -262,15 +298,25 @@ def demo(
 
 
 @app.command()
-def version() -> None:
+def version(format_: AnswerOption = Format.TABLE) -> None:
     """Print the version."""
-    typer.echo(f"renewer {renewer.__version__}")
+    if format_ is Format.JSON:
+        from renewer.cli.output import print_json
+
+        print_json({"version": renewer.__version__})
+    else:
+        typer.echo(f"renewer {renewer.__version__}")
 
 
 def main() -> None:
     """Run the command line; errors that are meant for people are told without a traceback."""
     try:
-        app()
+        # Not standalone: what is no use of a command at all ends as all other wrong usage does.
+        sys.exit(app(prog_name="renewer", standalone_mode=False))
+    except _MISUSED as error:
+        _tell_misuse(error)
+    except typer.Abort:
+        sys.exit(ExitCode.SIGNALLED + signal.SIGINT)
     except RenewerError as error:
         _tell(error)
     except BrokenPipeError:
@@ -283,6 +329,17 @@ def main() -> None:
         if meant is None or bugs is not None:
             raise
         _tell(_first(meant))
+
+
+def _tell_misuse(error: Exception) -> NoReturn:
+    """Say in one line what was wrong; who gave nothing at all has been shown the help already."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ != "NoArgsIsHelpError":
+        format_message = getattr(error, "format_message", None)
+        text = str(error if format_message is None else format_message()).replace("Value error, ", "")
+        hint = f" (`{context.command_path} --help` tells more)" if context is not None else ""
+        typer.echo(f"renewer: {' '.join(text.split()).rstrip('.')}{hint}", err=True)
+    sys.exit(ExitCode.USAGE)
 
 
 def _tell(error: RenewerError) -> NoReturn:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+Kind = Literal["lease", "op"]
+"""What an id names: a lease or an operation; the word is that of the commands for it, and of the ids."""
+
 
 class Format(StrEnum):
     """How a command answers."""
@@ -35,7 +38,7 @@ class Call:
     api: str | None
     key_file: Path | None
     config: Path | None
-    format: Format
+    format: Format = Format.TABLE
 
     @property
     def as_json(self) -> bool:
@@ -49,27 +52,61 @@ class Call:
         return find(self.api, key_file=self.key_file, config=self.config)
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
-        """The daemon's client; what it raises is told as `CommandError`."""
+    def client(self, kind: Kind | None = None, about: str = "") -> Iterator[Client]:
+        """The daemon's client; what it raises is told as `CommandError`, about the lease or operation with this id."""
         from renewer.cli.connect import connected
 
-        with connected(self.endpoint()) as client:
+        with connected(self.endpoint(), kind, about) as client:
             yield client
+
+    def for_each(self, kind: Kind, ids: list[str], done: str, do: Callable[[Client, str], object]) -> None:
+        """Do something with each lease or operation; programs are answered with the ids with which it was `done`.
+
+        One that goes wrong is told in a line, and the next one is tried. In the end `typer.Exit` tells of the worst.
+        """
+        from renewer.cli.connect import told
+        from renewer.cli.output import note, print_json
+        from renewer.client import RenewerApiError
+
+        well: list[str] = []
+        codes: list[ExitCode] = []
+        endpoint = self.endpoint()
+        with self.client() as client:
+            for any_id in dict.fromkeys(ids):
+                try:
+                    do(client, any_id)
+                except (CommandError, RenewerApiError) as error:
+                    problem = error if isinstance(error, CommandError) else told(error, endpoint, kind, any_id)
+                    if problem.code is ExitCode.UNAVAILABLE or problem.code is ExitCode.NO_PERMISSION:
+                        raise problem from error
+                    text = str(problem)
+                    note(text if text.startswith(any_id) else f"{any_id}: {text}")
+                    codes.append(problem.code)
+                else:
+                    well.append(any_id)
+        if self.as_json:
+            print_json({done: well})
+        if codes:
+            raise typer.Exit(next((code for code in codes if code != ExitCode.NOT_FOUND), ExitCode.NOT_FOUND))
 
 
 def add_command(
-    app: typer.Typer, name: str | None = None, **settings: Any
+    app: typer.Typer, name: str | None = None, *, answers: bool = True, **settings: Any
 ) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[Concatenate[Call, P], None]]:
-    """Add a function as a command of `app`; its first argument is made from the options that all commands share."""
+    """Add a function as a command of `app`; its first argument is made from the options that all commands share.
+
+    Those that do not answer, because what they write is somebody else's, have no --output.
+    """
+    shared = _SHARED if answers else _SHARED[:-1]
 
     def register(function: Callable[Concatenate[Call, P], None]) -> Callable[Concatenate[Call, P], None]:
         hints = get_type_hints(function, include_extras=True)
         _, *own = inspect.signature(function).parameters.values()
         own = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
-        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)]
+        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
 
         def command(**given: Any) -> None:
-            call = Call(*(given.pop(parameter.name) for parameter in _SHARED))
+            call = Call(**{parameter.name: given.pop(parameter.name) for parameter in shared})
             function(call, **given)  # type: ignore[call-arg]
 
         settings.setdefault("help", flowing(function.__doc__))
@@ -82,11 +119,11 @@ def add_command(
     return register
 
 
-def check_id(any_id: str, kind: Literal["lease", "op"]) -> str:
+def check_id(any_id: str, kind: Kind) -> str:
     """An id that is to be forgotten must be of the right kind: what is forgotten is gone. Raises `CommandError`."""
     if not any_id.startswith(f"{kind}-"):
-        what = "lease" if kind == "lease" else "operation"
-        raise CommandError(f"{any_id!r} is not the id of a {what}: those begin with {kind}-", ExitCode.NOT_FOUND)
+        what = "a lease" if kind == "lease" else "an operation"
+        raise CommandError(f"{any_id}: not the id of {what}: those begin with {kind}-", ExitCode.NOT_FOUND)
     return any_id
 
 

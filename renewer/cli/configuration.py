@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import BaseModel, SecretStr
 
+from renewer.cli.exitcodes import ExitCode
 from renewer.cli.output import has_colours, painted, print_json, printable
 from renewer.cli.overrides import parse_overrides
+from renewer.cli.words import plural
 from renewer.config import TcpListen, load
 from renewer.config.layers import format_path
 from renewer.config.load import load_with_origins
 from renewer.config.problems import HIDDEN
 from renewer.config.quantities import format_duration
+from renewer.errors import ConfigError
 
 if TYPE_CHECKING:
     from renewer.config.keylines import KeyPath
@@ -31,12 +34,22 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _DEFAULT = "default"
 
 
-def check_config(file: Path, overrides: list[str]) -> None:
-    """Load `file` and say what it holds. Raises `ConfigError` with every mistake."""
-    settings = load(file, environ=os.environ, overrides=parse_overrides(overrides))
+def check_config(file: Path, overrides: list[str], *, as_json: bool) -> None:
+    """Load `file` and say what it holds. Raises `ConfigError` with every mistake; programs are answered with them."""
+    try:
+        settings = load(file, environ=os.environ, overrides=parse_overrides(overrides))
+    except ConfigError as error:
+        if as_json:
+            print_json({"file": str(file), "mistakes": error.problems})
+            raise typer.Exit(ExitCode.CONFIG) from None
+        raise
+    counts = {"sessions": settings.session, "namespaces": settings.servicebus, "accounts": settings.fabric}
+    if as_json:
+        print_json({"file": str(file), "mistakes": [], **{name: len(items) for name, items in counts.items()}})
+        return
     typer.echo(
-        f"{file}: no mistakes; {len(settings.session)} sessions on {len(settings.servicebus)} Service Bus "
-        f"namespaces, {len(settings.fabric)} Fabric accounts"
+        f"{file}: no mistakes; {plural(len(settings.session), 'session')} on "
+        f"{plural(len(settings.servicebus), 'Service Bus namespace')}, {plural(len(settings.fabric), 'Fabric account')}"
     )
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from renewer.cli.exitcodes import CommandError, ExitCode
 from renewer.cli.output import printable
@@ -30,6 +32,9 @@ from renewer.client import (
     Unavailable,
 )
 from renewer.errors import UsageError
+
+if TYPE_CHECKING:
+    from renewer.cli.call import Kind
 
 DEFAULT_SOCKETS = ("./var/renewer.sock", "/run/renewer/renewer.sock")
 START_ONE = "start one with `renewer run --config FILE`, or say where it is with --api or RENEWER_API"
@@ -70,21 +75,46 @@ def find(api: str | None, *, key_file: Path | None, config: Path | None) -> Endp
 
 
 @contextmanager
-def connected(endpoint: Endpoint) -> Iterator[Client]:
-    """A client of the daemon there; what it raises is told as `CommandError`."""
+def connected(endpoint: Endpoint, kind: Kind | None = None, about: str = "") -> Iterator[Client]:
+    """A client of the daemon there; what it raises is told as `CommandError`, about the thing with this id."""
     with Client(endpoint.url, key=endpoint.key) as client:
         try:
             yield client
         except RenewerApiError as error:
-            raise told(error) from error
+            raise told(error, endpoint, kind, about) from error
 
 
-def told(error: RenewerApiError) -> CommandError:
-    """What the client raised, in one line, with the exit code for it."""
+def told(
+    error: RenewerApiError, endpoint: Endpoint | None = None, kind: Kind | None = None, about: str = ""
+) -> CommandError:
+    """What the client raised, in one line, with the exit code for it.
+
+    `kind` and `about` say which lease or operation the question was about.
+    """
     text = printable(str(error))
+    if _is_somebody_else(error):
+        where = f"{endpoint.url}: " if endpoint is not None else ""
+        return CommandError(
+            f"{where}something else answers there, not renewer ({text}); say where the daemon is with --api or "
+            "RENEWER_API",
+            ExitCode.UNAVAILABLE,
+        )
     match error:
+        case NotAllowed(status=401) if endpoint is not None and endpoint.key is None:
+            return CommandError("no key given: set RENEWER_API_KEY or --api-key-file", ExitCode.NO_PERMISSION)
+        case NotAllowed(status=401) if endpoint is not None:
+            return CommandError(
+                "this key is not the daemon's: RENEWER_API_KEY or --api-key-file must give the one that its [api] "
+                "section names",
+                ExitCode.NO_PERMISSION,
+            )
         case NotAllowed():
             return CommandError(text, ExitCode.NO_PERMISSION)
+        case NotFound() if about:
+            things = "operations" if kind == "op" else "leases"
+            return CommandError(
+                f"{printable(about)}: not known; `renewer {kind or 'lease'} ls` lists {things}", ExitCode.NOT_FOUND
+            )
         case BadRequest() | AddressError():
             return CommandError(text, ExitCode.USAGE)
         case NotFound():
@@ -101,7 +131,20 @@ def told(error: RenewerApiError) -> CommandError:
         case ServerError():
             return CommandError(text, ExitCode.SOFTWARE)
         case _:
-            return CommandError(text, ExitCode.FAILED)
+            return CommandError(f"{printable(about)}: {text}" if about else text, ExitCode.FAILED)
+
+
+def _is_somebody_else(error: RenewerApiError) -> bool:
+    """Whether what answered is not renewer: every error of ours is a problem document (RFC 9457)."""
+    if isinstance(error, ProtocolError):
+        return True
+    if error.status is not None and error.status >= 400:
+        return not (error.problem and "title" in error.problem and "status" in error.problem)
+    cause = error.__cause__
+    # A daemon that goes away ends the connection in good order, as far as HTTP can tell.
+    return isinstance(cause, httpx.RemoteProtocolError) and not any(
+        words in str(cause) for words in ("disconnected", "closed connection")
+    )
 
 
 def _probed(address: str, key: str | None) -> Endpoint:
@@ -152,7 +195,8 @@ def _socket_trouble(path: Path) -> str | type[PermissionError] | None:
 
 def _not_permitted(path: str) -> CommandError:
     return CommandError(
-        f"not permitted to use {printable(path)}: ask for membership in the group that owns it, or use sudo",
+        f"not permitted to use {printable(path)}: ask to be let into the group that its [api] socket_group names, "
+        "or use sudo",
         ExitCode.NO_PERMISSION,
     )
 

@@ -16,6 +16,7 @@ from renewer.cli.child import Child, Ended, Stopped
 from renewer.cli.connect import connected
 from renewer.cli.exitcodes import CommandError, ExitCode
 from renewer.cli.output import note, printable
+from renewer.cli.signals import ENDING, Signals
 from renewer.cli.words import span
 from renewer.client import LockLost, Timeout
 
@@ -36,7 +37,7 @@ _FORWARDED = (
     signal.SIGWINCH,
     signal.SIGTSTP,
 )
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PASSED_ON = (*_FORWARDED, signal.SIGCONT, signal.SIGCHLD)
 
 
 class OnLost(StrEnum):
@@ -83,19 +84,19 @@ def execute(call: Call, plan: Plan) -> NoReturn:
     endpoint = call.endpoint()
     child = Child.fork(plan.command)
     happenings: SimpleQueue[Happening] = SimpleQueue()
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _leave)
-    # The client's threads must not take this one: it has to stop us at the very moment that we send it.
+    # Other threads must not take this one: it has to stop us at the very moment that we send it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
-    try:
-        code = _hold_and_run(endpoint, plan, child, happenings)
-    finally:
-        child.abandon()
+    with Signals(leave_on=ENDING) as signals:
+        try:
+            code = _hold_and_run(endpoint, plan, child, happenings, signals)
+        finally:
+            child.abandon()
     raise typer.Exit(code)
 
 
-def _hold_and_run(endpoint: Endpoint, plan: Plan, child: Child, happenings: SimpleQueue[Happening]) -> int:
+def _hold_and_run(
+    endpoint: Endpoint, plan: Plan, child: Child, happenings: SimpleQueue[Happening], signals: Signals
+) -> int:
     def at_risk(_: Session, detail: str) -> None:
         happenings.put(Danger(detail or "no renewal was answered in time", lost=False))
 
@@ -116,20 +117,15 @@ def _hold_and_run(endpoint: Endpoint, plan: Plan, child: Child, happenings: Simp
         try:
             with held as session:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-                for number in (*_FORWARDED, signal.SIGCONT, signal.SIGCHLD):
-                    if signal.getsignal(number) is not signal.SIG_IGN:
-                        signal.signal(number, lambda number, _frame: happenings.put(Signal(number)))
+                signals.pass_on(_PASSED_ON, lambda number: happenings.put(Signal(number)))
                 child.start({**os.environ, **_environment(endpoint, plan, session)})
                 code = _supervise(child, happenings, plan)
         except LockLost as error:
             if code is None:
-                raise CommandError(f"the session cannot be held: {error}", ExitCode.UNAVAILABLE) from error
+                raise CommandError(printable(str(error)), ExitCode.UNAVAILABLE) from error
         except Timeout as error:
             if code is None:
-                raise CommandError(
-                    f"the session could not be had in {span(plan.wait_s)}: {error}; try again, or wait longer (--wait)",
-                    ExitCode.TRY_AGAIN,
-                ) from error
+                raise CommandError(f"{printable(str(error))}; wait longer with --wait", ExitCode.TRY_AGAIN) from error
     return code if code is not None else ExitCode.OK
 
 
@@ -183,8 +179,3 @@ def _environment(endpoint: Endpoint, plan: Plan, session: Session) -> dict[str, 
         "RENEWER_EPOCH": str(session.epoch),
         "RENEWER_LOCKED_UNTIL_UTC": until.isoformat() if until is not None else "",
     }
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    """Before the command runs: give up, by way of every `with` and `finally`."""
-    raise typer.Exit(ExitCode.SIGNALLED + number)

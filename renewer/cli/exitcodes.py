@@ -33,8 +33,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 what was asked about went wrong (a lock lost, an operation failed); 64 wrong usage; "
-    "65 input that cannot be used; 66 no such id or file; 69 no daemon; 73 socket or directory cannot be made; "
-    "74 I/O error; 75 not in time, or too much at once: try again; 77 no permission; 78 wrong configuration."
+    "65 input that cannot be used; 66 no such id or file; 69 no daemon, or a session that can never be had; "
+    "73 socket or directory cannot be made; 74 I/O error; 75 not in time, or too much at once: try again; "
+    "77 no permission; 78 wrong configuration."
 )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +13,7 @@ from renewer.cli.exitcodes import CommandError, ExitCode
 from renewer.errors import UsageError
 
 if TYPE_CHECKING:
-    from renewer.client import Lease
+    from renewer.client import Client, Lease
 
 lease_app = typer.Typer(no_args_is_help=True, help="Locks: look at them, hold, renew, release, watch.")
 
@@ -48,6 +47,9 @@ LeaseId = Annotated[str, typer.Argument(metavar="LEASE", help="The lease's id, a
 LabelsOption = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A word of your own; repeatable.")
 ]
+_STATES = ("acquiring", "held", "at_risk", "lost", "released", "living", "ended")
+_KINDS = ("session", "message")
+_DEFAULT_WAIT = "10s"
 
 
 @add_command(lease_app, "ls")
@@ -55,13 +57,16 @@ def ls(
     call: Call,
     state: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATE", help="acquiring, held, at_risk, lost or released; repeatable."),
+        typer.Option(metavar="STATE", help="acquiring, held, at_risk, lost, released, living or ended; repeatable."),
     ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
     entity: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this queue.")] = None,
     session: Annotated[str | None, typer.Option(metavar="ID", help="Only those on this session.")] = None,
     servicebus: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this namespace.")] = None,
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="session or message.")] = None,
-    label: LabelsOption = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only those with this label; repeatable.")
+    ] = None,
     sort: Annotated[
         Sort, typer.Option(help="registered; or remaining: those nearest to expiry first.")
     ] = Sort.REGISTERED,
@@ -70,32 +75,45 @@ def ls(
         typer.Option(metavar="N", min=1, help="At most so many; else all, or 100 by remaining."),
     ] = None,
 ) -> None:
-    """List leases."""
+    """List leases: those that live, and with --all or --state the others."""
     from itertools import islice
 
     from renewer.cli import words
     from renewer.cli.output import note, print_json, print_table
-    from renewer.cli.views import LEASE_COLUMNS, lease_row
+    from renewer.cli.views import LEASE_COLUMNS, ended_text, is_parked, lease_row
 
+    words.check("--state", state or (), _STATES)
+    words.check("--kind", [kind] if kind is not None else (), _KINDS)
+    if state and all_:
+        raise UsageError("--state and --all exclude each other: --state living --state ended is all of them")
     wanted: dict[str, Any] = {
-        "state": state or (),
         "entity": entity,
         "session_id": session,
         "servicebus": servicebus,
         "kind": kind,
         "labels": words.labels(label or []),
     }
+    states = state or (() if all_ else ("living",))
     with call.client() as client:
         if sort is Sort.REMAINING:
-            leases = list(client.lease_page(**wanted, sort="remaining", limit=min(limit or 100, PAGE)).items)
+            page = client.lease_page(**wanted, state=states, sort="remaining", limit=min(limit or 100, PAGE))
+            leases = list(page.items)
         else:
-            leases = list(islice(client.leases(**wanted, page_size=min(limit or PAGE, PAGE)), limit))
+            leases = list(islice(client.leases(**wanted, state=states, page_size=min(limit or PAGE, PAGE)), limit))
+        left_out = 0
+        if not (call.as_json or state or all_):
+            left_out = len(client.lease_page(**wanted, state="ended", limit=PAGE).items)
     if call.as_json:
         print_json(leases)
-    elif leases:
+        return
+    if leases:
         print_table(LEASE_COLUMNS, [lease_row(lease) for lease in leases])
-    else:
+    elif not left_out:
         note("no such leases; `renewer lease hold ENTITY --session ID` holds one")
+    if any(is_parked(lease) for lease in leases):
+        note("those that are parked are held again by `renewer drain --off`, or by the daemon's next start")
+    if left_out:
+        note(ended_text(left_out, PAGE))
 
 
 @add_command(lease_app, "get")
@@ -113,8 +131,8 @@ def get(
     from renewer.cli import words
 
     wait_s = words.optional_seconds("--wait", wait) or 0.0
-    with call.client() as client:
-        _show(call, client.lease(lease_id, wait=wait_s, until=until.value))
+    with call.client("lease", lease_id) as client:
+        show(call, client.lease(lease_id, wait=wait_s, until=until.value))
 
 
 @add_command(lease_app, "hold")
@@ -146,12 +164,21 @@ def hold(
         typer.Option("--reacquire/--no-reacquire", help="Whether to take a lost session again.", show_default=False),
     ] = None,
     max_duration: Annotated[str | None, typer.Option(metavar="DURATION", help="Give it up after this long.")] = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the daemon is to POST what happens to it (CloudEvents).")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key and the same wish: the same lease, not another.")
     ] = None,
     wait: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long to wait until it is held; 0 for not at all.")
-    ] = "10s",
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="How long to wait until it is held, also for a session that somebody else's lease keeps; 0 for not at "
+            "all. Without it 10s, and a session that is kept already is not waited for.",
+            show_default=False,
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Hold it for as long as this command runs, and tell what happens.")
     ] = False,
@@ -161,11 +188,15 @@ def hold(
     The lease lives on when this command has ended; `renewer lease release LEASE` gives it back. With --watch it lives
     as long as the command does: Ctrl-C gives it back.
 
-    Exit code 0 when it is held, 1 when it cannot be had, 75 when it is not held in time (the daemon goes on trying).
+    Exit code 0 when it is held, also if it was already, and the same was wished for. 69 when it can never be had (no
+    such queue, a queue without sessions, no permission): no lease is left behind then. 75 when another lease keeps the
+    session, or when it is not held in time; then the lease stays, and the daemon goes on trying. 1 when it was lost at
+    once.
     """
     from renewer.cli import words
+    from renewer.cli.hold import hold_lease, hold_while_watched
 
-    wait_s = words.seconds("--wait", wait)
+    wait_s = words.seconds("--wait", _DEFAULT_WAIT if wait is None else wait)
     wish: dict[str, Any] = {
         "entity": entity,
         "session_id": session,
@@ -174,27 +205,37 @@ def hold(
         "lock_duration": words.optional_seconds("--lock-duration", lock_duration),
         "max_duration": words.optional_seconds("--max-duration", max_duration),
         "reacquire": reacquire,
+        "callback": callback,
     }
     if watch:
         if owner is not OwnerChoice.NONE:
             raise UsageError("--watch and --owner exclude each other: with --watch this command is the owner")
         if idempotency_key is not None:
             raise UsageError("--watch and --idempotency-key exclude each other: what this command holds ends with it")
-        _hold_while_watched(call, wish, wait_s)
+        hold_while_watched(call, wish, wait_s)
         return
-    with call.client() as client:
-        lease = client.hold(**wish, **_owner(owner, ttl, pid), wait=wait_s, idempotency_key=idempotency_key)
-    _show(call, lease)
-    _say_what_next(call, lease, wait)
+    wish |= {**_owner(owner, ttl, pid), "idempotency_key": idempotency_key}
+    hold_lease(call, wish, wait_s, again=wait is not None)
 
 
 @add_command(lease_app, "heartbeat")
 def heartbeat(call: Call, lease_id: LeaseId) -> None:
     """Tell that the owner of a lease lives (for leases held with --owner heartbeat)."""
-    with call.client() as client:
-        lease = client.heartbeat(lease_id)
+    from renewer.client import Conflict
+
+    with call.client("lease", lease_id) as client:
+        try:
+            lease = client.heartbeat(lease_id)
+        except Conflict:
+            found = client.lease(lease_id)
+            if found.is_over or found.owner.kind == OwnerChoice.HEARTBEAT:
+                raise
+            raise CommandError(
+                f"{lease_id}: takes no heartbeats, its owner is {found.owner.kind}: hold it with `--owner heartbeat`",
+                ExitCode.FAILED,
+            ) from None
     if call.as_json:
-        _show(call, lease)
+        show(call, lease)
 
 
 @add_command(lease_app, "renew")
@@ -208,10 +249,24 @@ def renew(
     Exit code 0 when it is renewed, 1 when it is lost or not held, 75 when the broker gave no answer in time.
     """
     from renewer.cli import words
+    from renewer.cli.views import is_parked
+    from renewer.client import Conflict
 
     wait_s = words.seconds("--wait", wait)
-    with call.client() as client:
-        _show(call, client.renew(lease_id, timeout=wait_s))
+    with call.client("lease", lease_id) as client:
+        try:
+            lease = client.renew(lease_id, timeout=wait_s)
+        except Conflict:
+            found = client.lease(lease_id)
+            if found.state != "acquiring":
+                raise
+            remedy = (
+                "parked: `renewer drain --off` has it held again"
+                if is_parked(found)
+                else f"acquiring, not held yet: wait with `renewer lease get {lease_id} --wait 30s`"
+            )
+            raise CommandError(f"{lease_id}: is {remedy}", ExitCode.FAILED) from None
+    show(call, lease)
 
 
 @add_command(lease_app, "release")
@@ -220,17 +275,18 @@ def release(
     lease_ids: Annotated[list[str], typer.Argument(metavar="LEASE...", help="Their ids.")],
     forget: Annotated[bool, typer.Option("--forget", help="Drop what is known of them, too.")] = False,
 ) -> None:
-    """Give locks back; they are free when this returns."""
-    with call.client() as client:
-        for lease_id in lease_ids:
-            if forget:
-                client.forget(check_id(lease_id, "lease"))
-            else:
-                client.release(lease_id)
-    if call.as_json:
-        from renewer.cli.output import print_json
+    """Give locks back; they are free when this returns.
 
-        print_json({"released": lease_ids})
+    One that goes wrong does not keep the others; exit code 66 if one was not known.
+    """
+
+    def give_back(client: Client, lease_id: str) -> None:
+        if forget:
+            client.forget(check_id(lease_id, "lease"))
+        else:
+            client.release(lease_id)
+
+    call.for_each("lease", lease_ids, "released", give_back)
 
 
 @add_command(lease_app, "watch")
@@ -239,34 +295,11 @@ def watch_(call: Call, lease_id: LeaseId) -> None:
 
     Exit code 0 when it was released, 1 when it was lost for good.
     """
-    from renewer.cli.events import tell_all
+    from renewer.cli.events import watch
 
-    with call.client() as client:
-        if tell_all(call, client.watch(lease_id)) == "lease.lost":
+    with call.client("lease", lease_id) as client:
+        if watch(call, client, lease_id) == "lost":
             raise typer.Exit(ExitCode.FAILED)
-
-
-def _hold_while_watched(call: Call, wish: dict[str, Any], wait_s: float) -> None:
-    """Hold a session that this command owns, tell what happens, and give it back in the end, however that comes."""
-    from renewer.cli.events import tell_all
-    from renewer.client import LockLost
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    if wish["reacquire"] is None:
-        del wish["reacquire"]
-    with call.client() as client:
-        try:
-            with client.session(**wish, wait=wait_s) as session:
-                if tell_all(call, client.watch(session.lease.id)) == "lease.lost":
-                    raise typer.Exit(ExitCode.FAILED)
-        except LockLost as error:
-            raise CommandError(str(error), ExitCode.FAILED) from error
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    """Leave by way of every `with`, so that what is held is given back."""
-    raise typer.Exit(ExitCode.SIGNALLED + number)
 
 
 def _owner(choice: OwnerChoice, ttl: str | None, pid: int | None) -> dict[str, Any]:
@@ -284,7 +317,8 @@ def _owner(choice: OwnerChoice, ttl: str | None, pid: int | None) -> dict[str, A
     return owner
 
 
-def _show(call: Call, lease: Lease) -> None:
+def show(call: Call, lease: Lease) -> None:
+    """One lease, to people or programs."""
     from renewer.cli.output import print_details, print_json
     from renewer.cli.views import lease_details
 
@@ -292,22 +326,3 @@ def _show(call: Call, lease: Lease) -> None:
         print_json(lease)
     else:
         print_details(lease_details(lease))
-
-
-def _say_what_next(call: Call, lease: Lease, wait: str) -> None:
-    from renewer.cli.output import note
-
-    state = str(lease.state)
-    if state == "acquiring":
-        why = f" ({lease.last_error})" if lease.last_error else ""
-        note(
-            f"not held after {wait}{why}; the daemon goes on trying. Look with `renewer lease get {lease.id}`, give up "
-            f"with `renewer lease release {lease.id}`"
-        )
-        raise typer.Exit(ExitCode.TRY_AGAIN)
-    if state in ("lost", "released"):
-        loss = lease.last_loss
-        note(f"it could not be had: {loss.reason}: {loss.detail}" if loss is not None else f"it is {state} already")
-        raise typer.Exit(ExitCode.FAILED)
-    if not call.as_json:
-        note(f"held; `renewer lease release {lease.id}` gives it back")

@@ -11,6 +11,7 @@ import typer
 
 from renewer.cli.call import Call, add_command, check_id
 from renewer.cli.exitcodes import CommandError, ExitCode
+from renewer.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,21 @@ op_app = typer.Typer(no_args_is_help=True, help="Long-running operations: submit
 
 PAGE = 1000
 """As many items as the daemon gives at once."""
+
+_STATES = (
+    "accepted",
+    "running",
+    "fetching",
+    "succeeded",
+    "failed",
+    "canceled",
+    "expired",
+    "timed_out",
+    "unpollable",
+    "rejected",
+    "living",
+    "ended",
+)
 
 OperationId = Annotated[
     str, typer.Argument(metavar="OPERATION", help="The operation's id, as `renewer op ls` shows it.")
@@ -36,6 +52,9 @@ DeadlineOption = Annotated[
 KeyOption = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="The same key and the same wish: the same operation, not another."),
+]
+CallbackOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where the daemon is to POST how it ended (CloudEvents).")
 ]
 WaitOption = Annotated[
     str | None,
@@ -57,6 +76,7 @@ def submit(
     account: AccountOption = None,
     deadline: DeadlineOption = None,
     label: LabelsOption = None,
+    callback: CallbackOption = None,
     idempotency_key: KeyOption = None,
     wait: WaitOption = None,
 ) -> None:
@@ -76,6 +96,7 @@ def submit(
             account=account,
             deadline=words.optional_seconds("--deadline", deadline),
             labels=words.labels(label or []),
+            callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
         )
@@ -105,12 +126,14 @@ def adopt(
     account: AccountOption = None,
     deadline: DeadlineOption = None,
     label: LabelsOption = None,
+    callback: CallbackOption = None,
     idempotency_key: KeyOption = None,
     wait: WaitOption = None,
 ) -> None:
     """Have an operation followed that you started yourself, by its first answer.
 
-    curl -si -X POST -H "Authorization: Bearer $TOKEN" "$URL" -d "$BODY" | renewer op adopt --url "$URL" -
+    curl -si -X POST -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' "$URL" -d "$BODY" | renewer
+    op adopt --url "$URL" -
     """
     from renewer.cli import words
 
@@ -126,6 +149,7 @@ def adopt(
             account=account,
             deadline=words.optional_seconds("--deadline", deadline),
             labels=words.labels(label or []),
+            callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
         )
@@ -137,33 +161,45 @@ def ls(
     call: Call,
     state: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATE", help="accepted, running, succeeded, failed …; repeatable."),
+        typer.Option(metavar="STATE", help="accepted, running, succeeded, failed …, living or ended; repeatable."),
     ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
     account: Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this account.")] = None,
-    label: LabelsOption = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only those with this label; repeatable.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many; else all.")] = None,
 ) -> None:
-    """List operations."""
+    """List operations: those under way, and with --all or --state the others."""
     from renewer.cli import words
     from renewer.cli.output import note, print_json
+    from renewer.cli.views import ended_text
 
+    words.check("--state", state or (), _STATES)
+    if state and all_:
+        raise UsageError("--state and --all exclude each other: --state living --state ended is all of them")
+    wanted: dict[str, Any] = {"account": account, "labels": words.labels(label or [])}
+    states = state or (() if all_ else ("living",))
     with call.client() as client:
-        found = client.operations(
-            state=state or (), account=account, labels=words.labels(label or []), page_size=min(limit or PAGE, PAGE)
-        )
-        operations = list(islice(found, limit))
+        operations = list(islice(client.operations(**wanted, state=states, page_size=min(limit or PAGE, PAGE)), limit))
+        left_out = 0
+        if not (call.as_json or state or all_):
+            left_out = len(client.operation_page(**wanted, state="ended", limit=PAGE).items)
     if call.as_json:
         print_json(operations)
-    elif operations:
+        return
+    if operations:
         _print(operations)
-    else:
-        note("no such operations; `renewer op submit --help` tells how to have one followed")
+    elif not left_out:
+        note("no operations; `renewer op submit --help` tells how to have one followed")
+    if left_out:
+        note(ended_text(left_out, PAGE))
 
 
 @add_command(op_app, "get")
 def get(call: Call, operation_id: OperationId) -> None:
     """Show one operation."""
-    with call.client() as client:
+    with call.client("op", operation_id) as client:
         _show(call, client.operation(operation_id))
 
 
@@ -182,7 +218,7 @@ def wait_(
     known, 75 when they have not ended in time.
     """
     from renewer.cli import words
-    from renewer.cli.output import note, print_json
+    from renewer.cli.output import note, print_json, printable
 
     timeout_s = words.optional_seconds("--timeout", timeout)
     with call.client() as client:
@@ -191,8 +227,10 @@ def wait_(
         print_json(waited.items)
     elif waited.items:
         _print(waited.items)
+    for missing in waited.missing:
+        note(f"{printable(missing)}: not known; `renewer op ls` lists operations")
     if waited.missing:
-        raise CommandError(f"not known: {' '.join(waited.missing)}", ExitCode.NOT_FOUND)
+        raise typer.Exit(ExitCode.NOT_FOUND)
     if not waited.done:
         left = sum(not operation.is_over for operation in waited.items)
         note(f"{left} of {len(operation_ids)} had not ended after {timeout}; they are followed on")
@@ -201,7 +239,7 @@ def wait_(
         raise typer.Exit(ExitCode.FAILED)
 
 
-@add_command(op_app, "result")
+@add_command(op_app, "result", answers=False)
 def result(
     call: Call,
     operation_id: OperationId,
@@ -216,13 +254,17 @@ def result(
     from renewer.cli.output import note
     from renewer.client import Conflict
 
-    with call.client() as client:
+    with call.client("op", operation_id) as client:
         try:
             found = client.result(operation_id)
         except Conflict:
             operation = client.operation(operation_id)
             if operation.is_over:
-                raise
+                raise CommandError(
+                    f"{operation_id} ended as {operation.state}, without a result; `renewer op get {operation_id}` "
+                    "tells why",
+                    ExitCode.FAILED,
+                ) from None
             raise CommandError(
                 f"{operation_id} is {operation.state}: wait for it with `renewer op wait {operation_id}`",
                 ExitCode.TRY_AGAIN,
@@ -242,7 +284,7 @@ def result(
 @add_command(op_app, "cancel")
 def cancel(call: Call, operation_id: OperationId) -> None:
     """Ask the service to cancel an operation; its state tells, in time, what came of it."""
-    with call.client() as client:
+    with call.client("op", operation_id) as client:
         _show(call, client.cancel(operation_id))
 
 
@@ -251,14 +293,13 @@ def forget(
     call: Call,
     operation_ids: Annotated[list[str], typer.Argument(metavar="OPERATION...", help="Their ids.")],
 ) -> None:
-    """Stop following operations, and drop what is known of them, results too. The service is not asked to cancel."""
-    with call.client() as client:
-        for operation_id in operation_ids:
-            client.forget(check_id(operation_id, "op"))
-    if call.as_json:
-        from renewer.cli.output import print_json
+    """Stop following operations, and drop what is known of them, results too. The service is not asked to cancel.
 
-        print_json({"forgotten": operation_ids})
+    One that goes wrong does not keep the others; exit code 66 if one was not known.
+    """
+    call.for_each(
+        "op", operation_ids, "forgotten", lambda client, operation_id: client.forget(check_id(operation_id, "op"))
+    )
 
 
 def _show(call: Call, operation: Operation) -> None:

@@ -23,8 +23,10 @@ from rich.live import Live
 
 from renewer.cli.connect import connected
 from renewer.cli.exitcodes import CommandError, ExitCode
+from renewer.cli.output import print_json
 from renewer.cli.topview import Reading, draw
 from renewer.cli.views import ENDED
+from renewer.errors import UsageError
 
 if TYPE_CHECKING:
     from renewer.cli.call import Call
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 _REFRESH_S = 1.0
 _PAGE = 100
 _NEWS = 50
-_UNDER_WAY = ("accepted", "running", "fetching")
 _NEWSWORTHY = (
     "lease.lost",
     "lease.reacquired",
@@ -46,12 +47,20 @@ _FAR = datetime.max.replace(tzinfo=UTC)
 
 
 def show_top(call: Call, *, once: bool, refresh_s: float = _REFRESH_S) -> None:
-    """Show the screen until `q` or Ctrl-C; with `once`, or where there is no terminal, print it one time."""
+    """Show the screen until `q` or Ctrl-C; with `once`, or where there is no terminal, print it one time.
+
+    For programs it is one document: the status, the leases nearest to expiry, the operations under way.
+    """
+    if call.as_json and not once:
+        raise UsageError("-o json goes with --once: a screen is for people")
     endpoint = call.endpoint()
     console = Console(highlight=False, soft_wrap=True)
     if once or not (console.is_terminal and sys.stdin.isatty()):
         with connected(endpoint) as client:
             reading = _read(client)
+        if call.as_json:
+            print_json({"status": reading.status, "leases": reading.leases, "operations": reading.operations})
+            return
         width, height = (console.width, console.height) if console.is_terminal else (160, 60)
         for line in draw(reading, endpoint.url, width, height, hint=""):
             console.print(line)
@@ -80,8 +89,8 @@ def _screen(reading: Reading, endpoint: Endpoint, console: Console) -> Group:
 def _read(client: Client) -> Reading:
     """One request for each part, and never a whole list."""
     status = client.status()
-    leases = client.lease_page(sort="remaining", limit=_PAGE).items
-    operations = client.operation_page(state=_UNDER_WAY, limit=_PAGE).items
+    leases = client.lease_page(state="living", sort="remaining", limit=_PAGE).items
+    operations = client.operation_page(state="living", limit=_PAGE).items
     return Reading(status, leases, sorted(operations, key=lambda operation: operation.next_poll_at or _FAR))
 
 

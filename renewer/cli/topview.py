@@ -11,7 +11,7 @@ from rich.text import Text
 
 from renewer.cli.output import printable, shortened, width_of
 from renewer.cli.status import counts_by_weight
-from renewer.cli.views import ENDED, STYLES, event_line, expiry_text, outcome_text, session_text
+from renewer.cli.views import ENDED, OVER, STYLES, event_line, expiry_text, lease_state, outcome_text, session_text
 from renewer.cli.words import ago, span
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def draw(reading: Reading, where: str, width: int, height: int, *, hint: str = "
         title = _operations_title(status, reading.operations, shares[1])
         body += _section(title, _operation_lines(reading, width), shares[1], width)
     if shares[2]:
-        told = [event_line(event, subject=width >= _WIDE) for event in reading.news]
+        told = [event_line(event, wide=width >= _WIDE) for event in reading.news]
         news = [_line([(text, _RICH[style])], width) for text, style in told]
         body += _section("Lately", news[-(shares[2] - 2) :], shares[2], width)
     if foot:
@@ -74,7 +74,9 @@ def _head(reading: Reading, where: str, width: int) -> list[Text]:
         _line(
             [
                 (f"renewer {status.version} ", "bold"),
-                (status.state, _style(status.state)),
+                (status.state, _style(status.state))
+                if reading.trouble is None
+                else (f"does not answer, since {span(_age_s(reading))}", "bold red"),
                 (f"  up {span(status.uptime_s)}  {where}", ""),
             ],
             width,
@@ -132,7 +134,7 @@ def _section(title: str, lines: Sequence[Text], share: int, width: int) -> list[
 
 
 def _leases_title(status: Status, shown: Sequence[Lease], share: int) -> str:
-    total = sum(status.leases.values())
+    total = sum(count for state, count in status.leases.items() if state not in OVER)
     rows = max(0, min(len(shown), share - 3))
     return "Leases" if rows >= total else f"Leases: the {rows} of {total:,} nearest to expiry"
 
@@ -149,7 +151,7 @@ def _lease_lines(reading: Reading, width: int) -> list[Text]:
     rows = [
         (
             lease.id,
-            (str(lease.state), _style(lease.state)),
+            _state(lease),
             f"{lease.entity}/{session_text(lease)}",
             expiry_text(lease),
             span(lease.last_margin_s),
@@ -220,6 +222,11 @@ def _line(parts: Sequence[tuple[str, str]], width: int) -> Text:
     text.rstrip()
     text.truncate(width, overflow="ellipsis")
     return text
+
+
+def _state(lease: Lease) -> tuple[str, str]:
+    cell = lease_state(lease)
+    return cell.text, _RICH[cell.style]
 
 
 def _style(state: str) -> str:

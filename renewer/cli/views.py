@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from renewer.cli.output import Cell, Column, Style
@@ -46,7 +47,14 @@ STYLES: Mapping[str, Style] = {
     "draining": "warn",
     "stopping": "warn",
 }
+_PARKED = Cell("parked: held again by `renewer drain --off`, or by the daemon's next start", "warn")
 ENDED = frozenset({"succeeded", "failed", "canceled", "expired", "timed_out", "unpollable", "rejected"})
+_NARROW_TYPE = 10
+_GAPS = {
+    "too_old": "events are missing here: they were too many or too long ago for the daemon to keep them",
+    "too_slow": "events are missing here: they came faster than they were read",
+    "unknown": "events may be missing here: the daemon was started anew, and keeps none from before",
+}
 OVER = frozenset({"lost", "released"})
 
 
@@ -71,10 +79,25 @@ def expiry_text(lease: Lease) -> str:
     return f"in {span(lease.remaining_s)}" if lease.remaining_s > 0 else f"{span(-lease.remaining_s)} ago"
 
 
+def is_parked(lease: Lease) -> bool:
+    """Whether it was given back for now, by `renewer drain --park`."""
+    return lease.document.get("parked") is True and str(lease.state) not in OVER
+
+
+def lease_state(lease: Lease) -> Cell:
+    """What a lease is, in its colour."""
+    return Cell("parked", "dim") if is_parked(lease) else state_cell(lease.state)
+
+
+def ended_text(count: int, most: int) -> str:
+    """That some are not shown, because they have ended; as many as `most` were counted."""
+    return f"{count if count < most else f'{most} or more'} ended: --all shows them"
+
+
 def lease_row(lease: Lease) -> Sequence[Cell | str]:
     """One line of `LEASE_COLUMNS`."""
     lost = Cell(str(lease.losses), "bad") if lease.losses else ""
-    return [lease.id, state_cell(lease.state), lease.entity, session_text(lease), expiry_text(lease), lost]
+    return [lease.id, lease_state(lease), lease.entity, session_text(lease), expiry_text(lease), lost]
 
 
 def lease_details(lease: Lease) -> list[tuple[str, Cell | str]]:
@@ -82,12 +105,11 @@ def lease_details(lease: Lease) -> list[tuple[str, Cell | str]]:
     loss = lease.last_loss
     return [
         ("lease", lease.id),
-        ("state", state_cell(lease.state)),
+        ("state", _PARKED if is_parked(lease) else state_cell(lease.state)),
         ("entity", lease.entity),
         ("session" if str(lease.kind) == "session" else "kind", session_text(lease)),
         ("servicebus", lease.servicebus),
-        ("expires", expiry_text(lease)),
-        ("locked until", when(lease.locked_until_utc) if expiry_text(lease) else ""),
+        ("expires", _expiry(lease)),
         ("next attempt", ago(lease.next_attempt_at)),
         ("acquired", when(lease.acquired_at)),
         ("epoch", str(lease.epoch) if lease.epoch else ""),
@@ -150,10 +172,14 @@ def error_text(error: Mapping[str, Any]) -> str:
     return ": ".join(str(part) for part in (code, message) if part) or "error"
 
 
-def event_line(event: Event, *, subject: bool = True) -> tuple[str, Style]:
-    """One event in one line, and how good or bad it is; `subject` says whether with the id of what it happened to."""
+def event_line(event: Event, *, wide: bool = True) -> tuple[str, Style]:
+    """One event in one line, and how good or bad it is. Where it is not `wide`, the id alone tells of which kind."""
     data = event.data
-    words = [clock(event.time), event.type.ljust(20), event.subject if subject or not event.data else ""]
+    kind = event.type.ljust(20) if wide else event.type.partition(".")[2].ljust(_NARROW_TYPE)
+    words = [clock(event.time), kind, event.subject]
+    if event.type == "stream.gap":
+        words.append(_GAPS.get(str(data.get("reason")), _GAPS["too_old"]))
+        return "  ".join(word for word in words if word), event_style(event.type)
     if event.type == "snapshot":
         words += [str(data.get("state") or ""), f"{data.get('entity')}/{data.get('session_id')}"]
     elif event.type.startswith("lease."):
@@ -205,6 +231,14 @@ def _margins(lease: Lease) -> str:
     return f"{span(lease.last_margin_s)} left at the last renewal{smallest}"
 
 
+def _expiry(lease: Lease) -> str:
+    """When the lock ends by the broker's clock, and how long that is."""
+    away = expiry_text(lease)
+    if not away or lease.locked_until_utc is None:
+        return away
+    return f"{away}, at {lease.locked_until_utc.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
 def _owner(lease: Lease) -> str:
     owner = lease.owner
     kind = str(owner.kind)
@@ -213,7 +247,9 @@ def _owner(lease: Lease) -> str:
     words = [kind]
     if owner.pid is not None:
         words.append(str(owner.pid))
-    if owner.remaining_s is not None:
+    if owner.remaining_s is not None and kind == "connection":
+        words.append(f"(waits {span(owner.remaining_s)} for its owner's connection)")
+    elif owner.remaining_s is not None:
         words.append(f"(released in {span(owner.remaining_s)} without a sign of life)")
     return " ".join(words)
 

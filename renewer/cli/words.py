@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from renewer.errors import UsageError
@@ -28,7 +29,8 @@ def span(length_s: float | None) -> str:
     """A span for people: ``350 ms``, ``12.3 s``, ``4 m 10 s``, ``3 h 5 m``, ``2 d 4 h``."""
     if length_s is None:
         return ""
-    sign, length_s = ("-" if length_s < 0 else ""), abs(length_s)
+    # What rounds to nothing has no sign.
+    sign, length_s = ("-" if length_s <= -0.0005 else ""), abs(length_s)
     if length_s < 1:
         return f"{sign}{length_s * 1000:.0f} ms"
     if length_s < 60:
@@ -79,6 +81,13 @@ def labels(given: list[str]) -> dict[str, str]:
             raise UsageError(f"--label {text}: must be NAME=VALUE, as in --label team=billing")
         found[name] = value
     return found
+
+
+def check(option: str, given: Iterable[str], allowed: Sequence[str]) -> None:
+    """Raise `UsageError`, with the option, the value and what would be right, for a value that is not allowed."""
+    for value in given:
+        if value not in allowed:
+            raise UsageError(f"{option} {value}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 def plural(count: int, noun: str) -> str:

@@ -63,8 +63,10 @@ def test_every_page_of_a_list_is_read(run: Run, daemon: StandIn) -> None:
 
 def test_leases_nearest_to_expiry_are_asked_for_in_one_page(run: Run, daemon: StandIn) -> None:
     assert run("lease", "ls", "--sort", "remaining", "--label", "a=b", "--session", "s").code == 0
-    (seen,) = daemon.requests("GET", "/v1/leases")
-    assert set(seen.query) == {("sort", "remaining"), ("limit", "100"), ("label", "a:b"), ("session_id", "s")}
+    wanted = {("label", "a:b"), ("session_id", "s")}
+    living, ended = (set(seen.query) for seen in daemon.requests("GET", "/v1/leases"))
+    assert living == {("state", "living"), ("sort", "remaining"), ("limit", "100")} | wanted
+    assert ended == {("state", "ended"), ("limit", "1000")} | wanted
 
 
 def test_an_empty_list_says_what_to_do_and_is_an_empty_document(run: Run, daemon: StandIn) -> None:
@@ -81,13 +83,6 @@ def test_a_session_that_is_not_had_in_time_is_75_and_the_daemon_goes_on(run: Run
     assert daemon.only_lease()["state"] == "acquiring"
 
 
-def test_a_session_that_cannot_be_had_is_1_with_the_reason(run: Run, daemon: StandIn) -> None:
-    daemon.refuses = 1
-    answer = run("lease", "hold", "orders", "--session", "s")
-    assert answer.code == ExitCode.FAILED
-    assert "somebody else has it" in answer.err
-
-
 def test_owners_are_told_to_the_daemon(run: Run, daemon: StandIn) -> None:
     run("lease", "hold", "orders", "--session", "a", "--owner", "pid")
     run("lease", "hold", "orders", "--session", "b", "--owner", "heartbeat", "--ttl", "5s")
@@ -95,7 +90,9 @@ def test_owners_are_told_to_the_daemon(run: Run, daemon: StandIn) -> None:
     assert first == {"kind": "pid", "pid": os.getppid()}
     assert second == {"kind": "heartbeat", "ttl": 5.0}
     assert run("lease", "heartbeat", "lease-2").code == 0
-    assert run("lease", "heartbeat", "lease-1").code == ExitCode.FAILED
+    refused = run("lease", "heartbeat", "lease-1")
+    assert refused.code == ExitCode.FAILED
+    assert "lease-1: takes no heartbeats, its owner is pid: hold it with `--owner heartbeat`" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -113,6 +110,20 @@ def test_owners_are_told_to_the_daemon(run: Run, daemon: StandIn) -> None:
         ["op", "submit", "POST", "/x", "-H", "nocolon"],
         ["exec", "--entity", "q", "--on-lost", "cry", "--", "true"],
         ["drain", "--park", "--off"],
+        ["lease", "ls", "--state", "foo"],
+        ["lease", "ls", "--kind", "foo"],
+        ["lease", "ls", "--state", "held", "--all"],
+        ["op", "ls", "--state", "held"],
+        ["events", "--after", "bogus"],
+        ["events", "--type", "foo"],
+        ["top", "-o", "json"],
+        ["nope"],
+        ["lease", "nope"],
+        ["lease", "get"],
+        ["lease", "ls", "--nope"],
+        ["lease", "ls", "--sort", "foo"],
+        ["op", "result", "op-1", "-o", "json"],
+        ["exec", "--entity", "q", "-o", "json", "--", "true"],
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage_and_asks_the_daemon_for_nothing(
@@ -121,7 +132,16 @@ def test_what_makes_no_sense_is_wrong_usage_and_asks_the_daemon_for_nothing(
     answer = run(*arguments)
     assert answer.code == ExitCode.USAGE
     assert answer.err.startswith("renewer: ")
+    assert answer.err.count("\n") == 1
+    assert "Value error" not in answer.err
     assert daemon.seen == []
+
+
+@pytest.mark.parametrize("group", [[], ["lease"], ["op"], ["config"]])
+def test_a_command_without_anything_shows_the_help_and_is_wrong_usage(run: Run, group: list[str]) -> None:
+    answer = run(*group)
+    assert answer.code == ExitCode.USAGE
+    assert "Usage" in answer.out + answer.err
 
 
 def test_a_watched_lease_is_told_until_its_end(run: Run, daemon: StandIn) -> None:
@@ -165,7 +185,7 @@ def test_an_operation_is_submitted_waited_for_and_read(run: Run, daemon: StandIn
     assert run("op", "result", "op-1", "-O", str(out)).code == 0
     assert out.read_bytes() == b"\x00\xff\n"
     assert run("op", "result", "op-1", "-O", str(tmp_path / "no" / "way")).code == ExitCode.CANNOT_CREATE
-    assert run("op", "ls", "-o", "json").json[0]["state"] == "succeeded"
+    assert run("op", "ls", "--all", "-o", "json").json[0]["state"] == "succeeded"
     assert run("op", "forget", "op-1").code == 0
     assert run("op", "get", "op-1").code == ExitCode.NOT_FOUND
 
@@ -255,6 +275,31 @@ def test_every_refusal_of_the_daemon_is_one_line_with_its_exit_code(
     assert "\x1b" not in answer.err
 
 
-def test_what_is_no_renewer_is_told_as_such(run: Run, daemon: StandIn) -> None:
-    daemon.answers["GET", "/v1/status"] = Response(b"<html>", media_type="text/html")
-    assert run("status").code == ExitCode.UNAVAILABLE
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response(b"<html>", media_type="text/html"),
+        Response(b"Forbidden", 403),
+        Response(b"no", 401),
+        JSONResponse({"detail": "Not Found"}, 404),
+        Response(b"", 502),
+        Response(status_code=302, headers={"Location": "/login"}),
+    ],
+)
+def test_what_is_no_renewer_is_told_as_such(run: Run, daemon: StandIn, answer: Response) -> None:
+    daemon.answers["GET", "/v1/status"] = answer
+    told = run("status")
+    assert told.code == ExitCode.UNAVAILABLE
+    assert "something else answers there, not renewer" in told.err
+
+
+def test_without_a_key_and_with_a_wrong_one_it_is_said_which(
+    run: Run, daemon: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.answers["GET", "/v1/status"] = problem(401, "the key is missing")
+    assert run("status").err == "renewer: no key given: set RENEWER_API_KEY or --api-key-file\n"
+    monkeypatch.setenv("RENEWER_API_KEY", "wrong-one")
+    answer = run("status")
+    assert answer.code == ExitCode.NO_PERMISSION
+    assert "this key is not the daemon's" in answer.err
+    assert "wrong-one" not in answer.err

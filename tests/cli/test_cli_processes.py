@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def test_help_and_version_answer() -> None:
         assert "Usage" in answer.stdout
     for asked in ("version", "--version"):
         assert re.fullmatch(r"renewer \d+\.\d+\.\d+\n", renewer(asked).stdout)
+    assert set(json.loads(renewer("version", "-o", "json").stdout)) == {"version"}
 
 
 def test_config_check_lists_every_mistake_at_once_and_ends_with_78(tmp_path: Path) -> None:
@@ -134,11 +136,31 @@ def test_config_check_lists_every_mistake_at_once_and_ends_with_78(tmp_path: Pat
             assert key in answer.stderr
         assert f"{config}:2" in answer.stderr
         assert "Traceback" not in answer.stderr
+    answer = renewer("config", "check", str(config), "-o", "json")
+    assert answer.returncode == 78
+    mistakes = json.loads(answer.stdout)["mistakes"]
+    assert {mistake["key"] for mistake in mistakes} >= {"renewal.due_fraction", "daemon.log_levle"}
 
 
 def test_the_example_configuration_is_valid() -> None:
     example = Path(__file__).parents[2] / "config.example.toml"
     assert renewer("config", "check", str(example)).returncode == 0
+    document = json.loads(renewer("config", "check", str(example), "-o", "json").stdout)
+    assert (document["mistakes"], document["sessions"] >= 0) == ([], True)
+
+
+def test_a_socket_that_cannot_be_made_names_the_setting_to_change(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for setting, value, other in (
+            ("metrics.listen", address, f"api.listen=unix:{tmp_path}/s"),
+            ("api.listen", f"tcp:{address}", "metrics.listen=off"),
+        ):
+            others = ["--set", f"daemon.state_dir={tmp_path}", "--set", other]
+            answer = renewer("run", "--set", f"{setting}={value}", *others)
+            assert answer.returncode == 73
+            section, _, name = setting.partition(".")
+            assert f"[{section}] {name}" in answer.stderr
 
 
 def test_a_missing_configuration_is_told_as_such(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import struct
 import sys
 import termios
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_ten_thousand_leases_are_readable_on_a_small_terminal() -> None:
     assert len(rows) >= 5
     assert "in 500 ms" in rows[0]
     assert any(line.startswith("op-") for line in lines)
-    assert "lease.lost" in lines[-2]
+    assert lines[-2].split()[1:3] == ["lost", f"lease-{49:016x}"]
     assert "detached" in lines[-2]
     assert lines[-1] == "q leaves"
 
@@ -119,6 +120,7 @@ def test_without_leases_the_screen_says_how_to_get_one() -> None:
 
 def test_a_daemon_that_does_not_answer_any_longer_is_told_above_what_it_said_last() -> None:
     lines = drawn(reading(3, trouble="connection refused"), 80, 24)
+    assert lines[0].startswith("renewer 0.2.0 does not answer, since ")
     assert any(line.startswith("no answer for") and "connection refused" in line for line in lines)
     assert any("customer-1" in line for line in lines)
 
@@ -126,6 +128,22 @@ def test_a_daemon_that_does_not_answer_any_longer_is_told_above_what_it_said_las
 def test_session_ids_cannot_move_the_cursor() -> None:
     shown = Reading(reading(1).status, [lease(1, session_id="a\x1b[2J\nb")], at=NOW)
     assert not any("\x1b" in line or "\n" in line for line in drawn(shown, 200, 60))
+
+
+def test_only_the_living_are_counted_by_the_title() -> None:
+    shown = reading(3)
+    assert shown.status is not None
+    status = replace(shown.status, leases={"held": 3, "lost": 2, "released": 42})
+    assert "Leases" in drawn(replace(shown, status=status), 80, 40)
+
+
+def test_once_for_programs_is_one_document(run: Run, daemon: StandIn) -> None:
+    run("lease", "hold", "orders", "--session", "s")
+    daemon.add_operation("op-1")
+    document = run("top", "--once", "-o", "json").json
+    assert document["status"]["state"] == "ready"
+    assert [lease["id"] for lease in document["leases"]] == ["lease-1"]
+    assert [operation["id"] for operation in document["operations"]] == ["op-1"]
 
 
 def test_once_prints_one_screen_and_asks_for_one_page_of_each(run: Run, daemon: StandIn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -111,6 +112,7 @@ async def test_something_else_that_answers_is_told_with_what_to_do(
         ({"loop_lag_s": 0.5}, "loop", Verdict.WARN),
         ({"loop_lag_s": 3}, "loop", Verdict.FAIL),
         ({"leases": {"held": 1, "at_risk": 1}}, "leases", Verdict.WARN),
+        ({"leases": {"held": 1, "acquiring": 2}}, "leases", Verdict.WARN),
         ({"leases": {"held": 95}}, "leases", Verdict.WARN),
         ({"operations": {"running": 95}}, "leases", Verdict.WARN),
         ({"trouble": ["the registry cannot be written"]}, "trouble 1", Verdict.WARN),
@@ -141,6 +143,26 @@ def test_a_socket_that_was_left_behind_is_told_from_one_that_is_used(tmp_path: P
     path.unlink()
     path.write_text("")
     assert doors.examine_unix_door(UnixListen(path)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(("gid", "words"), [(0, "[api] socket_group"), (424_242, "the group 424242")])
+def test_who_may_not_use_the_socket_is_never_told_to_join_roots_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gid: int, words: str
+) -> None:
+    def refuse(_socket: socket.socket, _address: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "api.sock"
+    with closing(listen_unix(path, mode=0o660)):
+        about = path.lstat()
+        owned = os.stat_result((*about[:5], gid, *about[6:10]))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "lstat", lambda _path: owned)
+            patch.setattr(socket.socket, "connect", refuse)
+            outcome = doors.examine_unix_door(UnixListen(path))
+    assert outcome.verdict is Verdict.FAIL
+    assert words in str(outcome.remedy)
+    assert "the group root" not in str(outcome.remedy)
 
 
 async def test_a_metrics_port_is_free_or_ours_or_somebody_elses(tmp_path: Path) -> None:

@@ -47,10 +47,7 @@ def examine_unix_door(listen: UnixListen) -> Outcome[Peer]:
         try:
             probe.connect(str(path))
         except PermissionError:
-            return fail(
-                f"{shown}: this user may not connect",
-                f"add the user to the group {_group(about.st_gid)} and log in anew, or run this with sudo",
-            )
+            return fail(f"{shown}: this user may not connect", _way_in(about.st_gid))
         except ConnectionRefusedError:
             return ok(f"{shown}; left behind by a daemon that is gone, and replaced at the next start")
         except TimeoutError:
@@ -98,6 +95,16 @@ def _examine_folder(path: Path) -> Outcome[Peer]:
         f"{path} is not there, and this user may not make it in {folder}",
         f"make {path.parent} writable for the daemon's user (RuntimeDirectory= in systemd), or set another api.listen",
     )
+
+
+def _way_in(gid: int) -> str:
+    # Whoever is in root's group may do far more than use a socket.
+    if gid == 0:
+        return (
+            "name a group of those who may use it as [api] socket_group, restart the daemon, and add the user to it; "
+            "or run this with sudo"
+        )
+    return f"add the user to the group {_group(gid)} and log in anew, or run this with sudo"
 
 
 def _group(gid: int) -> str:

@@ -103,7 +103,11 @@ def _loop(status: Mapping[str, Any]) -> Outcome[None]:
 def _leases(status: Mapping[str, Any]) -> Outcome[None]:
     counts = {word: status[word] for word in ("leases", "operations") if isinstance(status.get(word), dict)}
     leases = counts.get("leases", {})
-    seen = f"{leases.get('held', 0)} held, {leases.get('at_risk', 0)} at risk, {status.get('losses', 0)} lost so far"
+    acquiring = leases.get("acquiring", 0)
+    seen = (
+        f"{leases.get('held', 0)} held, {leases.get('at_risk', 0)} at risk, {acquiring} acquiring, "
+        f"{status.get('losses', 0)} lost so far"
+    )
     if leases.get("at_risk"):
         return warn(seen, "`renewer lease ls --state at_risk` names them; their workers should stop side effects")
     limits = status.get("limits")
@@ -111,6 +115,11 @@ def _leases(status: Mapping[str, Any]) -> Outcome[None]:
         most, used = _number(limits, word), sum(_number(states, state) or 0 for state in states)
         if most and used > NEARLY_FULL * most:
             return warn(f"{seen}; {used:.0f} of {most:.0f} {word}", f"raise api.max_{word}, or forget those that ended")
+    if acquiring:
+        return warn(
+            f"{seen}: some are not held",
+            "`renewer lease ls --state acquiring` names them, and `renewer lease get LEASE` says why",
+        )
     return ok(seen)
 
 
