@@ -134,8 +134,8 @@ class Control(Protocol):
         """Take no new work (or take it again). With `park`, give every lease back, for the next start to hold."""
         ...
 
-    async def settled(self, key: str) -> None:
-        """Return when what is known of this lease or operation is stored, or cannot be; soon in any case."""
+    async def settled(self, key: str | None = None) -> None:
+        """Return when what is known of this lease or operation, or of all, is stored or cannot be; soon in any case."""
         ...
 
     def events(

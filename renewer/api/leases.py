@@ -49,8 +49,12 @@ async def list_leases(control: Daemon, wanted: Annotated[LeaseFilter, Query()]) 
     """List leases, in the order of their registration, or by what is left of their locks."""
     keep, clock = _keep(wanted), control.clock
     if wanted.sort == "remaining":
-        return JsonResponse(await nearest_expiry(control.leases(), keep, show_lease, clock, limit=wanted.limit))
-    return JsonResponse(await page(control.leases(), keep, show_lease, clock, limit=wanted.limit, after=wanted.after))
+        shown = await nearest_expiry(control.leases(), keep, show_lease, clock, limit=wanted.limit)
+    else:
+        shown = await page(control.leases(), keep, show_lease, clock, limit=wanted.limit, after=wanted.after)
+    # Nothing is shown that a crash would take back.
+    await control.settled()
+    return JsonResponse(shown)
 
 
 @router.post(

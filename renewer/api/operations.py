@@ -45,7 +45,9 @@ async def list_operations(control: Daemon, wanted: Annotated[OperationFilter, Qu
     found = page(
         control.operations(), _keep(wanted), show_operation, control.clock, limit=wanted.limit, after=wanted.after
     )
-    return JsonResponse(await found)
+    shown = await found
+    await control.settled()
+    return JsonResponse(shown)
 
 
 @router.post(
@@ -110,8 +112,6 @@ async def wait_for_many(
     if waiting.wait and known:
         wait = partial(control.wait_operations, known, _is_over, waiting.wait, until=body.until)
         await while_wanted(request, wait)
-    for id_ in known:
-        await control.settled(id_)
     found = [operation for id_ in ids if (operation := control.operation(id_)) is not None]
     there = {operation.spec.id for operation in found}
     # What is shown after a pause may be further on than what was looked at: `done` is never too early.
@@ -119,6 +119,7 @@ async def wait_for_many(
     done = all(over) if body.until == "all" else any(over)
     items = await shown_in_slices(found, show_operation, control.clock)
     missing = to_json([id_ for id_ in ids if id_ not in there])
+    await control.settled()
     return JsonResponse(b'{"done":' + to_json(done) + b',"items":' + items + b',"missing":' + missing + b"}")
 
 

@@ -132,10 +132,15 @@ class DaemonControl:
         elif not enabled:
             self._supervisor.unpark_all()
 
-    async def settled(self, key: str) -> None:
-        """Return when what is known of this lease or operation is stored, or cannot be; soon in any case."""
+    async def settled(self, key: str | None = None) -> None:
+        """Return when what is known of this lease or operation, or of all, is stored or cannot be; soon in any case."""
         with anyio.move_on_after(_SETTLED_S):
-            await self._keeper.durable(key)
+            if key is None:
+                await self._keeper.caught_up()
+            else:
+                # Again if it changed meanwhile: what is shown next must be what is stored.
+                while self._keeper.is_pending(key) and await self._keeper.durable(key):
+                    pass
 
     def events(
         self,

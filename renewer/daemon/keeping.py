@@ -105,6 +105,10 @@ class Keeper:
         else:
             waiting.held_back.append((news, callback))
 
+    def is_pending(self, key: str) -> bool:
+        """Whether something of this lease or operation is still to be stored."""
+        return key in self._marked or key in self._under_way
+
     async def durable(self, key: str) -> bool:
         """Wait until all that is known of this lease or operation by now is stored; False if it cannot be."""
         mark = self._marked.get(key) or self._under_way.get(key)
@@ -158,6 +162,11 @@ class Keeper:
             else:
                 await anyio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
+
+    async def caught_up(self) -> None:
+        """Wait until all that is known of anything by now is stored, or cannot be."""
+        for mark in (*self._under_way.values(), *self._marked.values()):
+            await mark.done.wait()
 
     async def flush(self) -> None:
         """Wait until everything is stored, or cannot be."""

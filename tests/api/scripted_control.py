@@ -137,8 +137,8 @@ class ScriptedControl:
         self.state = "draining" if enabled else "ready"
         self.parked = park
 
-    async def settled(self, key: str) -> None:
-        self.settled_keys.append(key)
+    async def settled(self, key: str | None = None) -> None:
+        self.settled_keys.append("*" if key is None else key)
 
     @asynccontextmanager
     async def events(

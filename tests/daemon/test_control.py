@@ -349,6 +349,28 @@ async def test_a_result_that_came_with_the_first_answer_is_stored(clock):
         assert await control.result(operation.spec.id) == RESULT
 
 
+async def test_nothing_is_shown_that_is_not_stored(clock):
+    class Slow(MemoryRegistry):
+        takes_s = 0.0
+
+        async def write(self, batch):
+            await anyio.sleep(self.takes_s)
+            await super().write(batch)
+
+    registry = Slow()
+    service = FakeService(iter([StillRunning(retry_after_s=5, ticket="t"), Succeeded("Succeeded", RESULT)]))
+    async with desk(clock, service=service, registry=registry) as (_, control):
+        operation, _ = await control.follow(errand())
+        await anyio.sleep(4.9)
+        registry.takes_s = 0.3
+        await anyio.sleep(0.5)
+        assert operation.state is OperationState.SUCCEEDED
+        for key in (operation.spec.id, None):
+            await control.settled(key)
+            (stored,) = [entry.document["state"] for entry in (await registry.open()).entries]
+            assert stored == "succeeded"
+
+
 async def test_the_status_tells_what_is_there(clock):
     service = FakeService(iter([StillRunning(retry_after_s=5, ticket="t")]))
     async with desk(clock, service=service) as (rig, control):
