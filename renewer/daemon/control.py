@@ -136,7 +136,7 @@ class DaemonControl:
         """Return when what is known of this lease or operation, or of all, is stored or cannot be; soon in any case."""
         with anyio.move_on_after(_SETTLED_S):
             if key is None:
-                await self._keeper.caught_up()
+                await self._keeper.flush()
             else:
                 # Again if it changed meanwhile: what is shown next must be what is stored.
                 while self._keeper.is_pending(key) and await self._keeper.durable(key):

@@ -163,16 +163,10 @@ class Keeper:
                 await anyio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
 
-    async def caught_up(self) -> None:
-        """Wait until all that is known of anything by now is stored, or cannot be."""
+    async def flush(self) -> None:
+        """Wait until all that is known of anything by now is stored, or cannot be; not for what comes meanwhile."""
         for mark in (*self._under_way.values(), *self._marked.values()):
             await mark.done.wait()
-
-    async def flush(self) -> None:
-        """Wait until everything is stored, or cannot be."""
-        while (key := next(iter(self._marked or self._under_way), None)) is not None:
-            if not await self.durable(key) and self.trouble is not None:
-                return
 
     def _mark(self, kind: EntryKind, key: str) -> _Mark:
         mark = self._marked.get(key)

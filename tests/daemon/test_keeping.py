@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from renewer.core.effects import LeaseNews, OperationNews
-from renewer.core.events import ForgetRequested, LeaseRegistered, LeaseReleaseRequested
+from renewer.core.events import ForgetRequested, LeaseRegistered, LeaseReleaseRequested, LeaseRevised
 from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, Succeeded
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.daemon.keeping import BATCH
@@ -223,19 +223,38 @@ async def test_a_first_request_is_not_sent_while_it_cannot_be_stored(clock, caps
         assert [what for what, _ in service.asked_at] == ["submit", "poll"]
 
 
-async def test_flushing_waits_for_everything_but_not_for_a_registry_that_fails(clock, capsys):
+async def test_flushing_waits_for_what_is_known_but_not_for_a_registry_that_fails(clock, capsys):
     registry = SlowRegistry()
     rig = Rig(clock, registry=registry)
     async with rig.running():
         registry.takes_s = 0.5
-        for number in range(3):
-            rig.hold(f"s{number}")
+        specs = [rig.hold(f"s{number}") for number in range(3)]
+        await anyio.sleep(0.1)
         await rig.supervisor.keeper.flush()
-        assert rig.supervisor.keeper.backlog == 0
+        assert [(await registry.documents())[spec.id]["state"] for spec in specs] == ["held"] * 3
         registry.fails = "the disk is full"
         rig.hold("s4")
         await rig.supervisor.keeper.flush()
         assert rig.supervisor.keeper.backlog == 1
+
+
+async def test_flushing_ends_although_something_changes_all_the_time(clock):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+    async with rig.running() as tasks:
+        spec = rig.hold()
+        await anyio.sleep(1)
+        registry.takes_s = 0.1
+
+        async def change_and_change():
+            while True:
+                rig.supervisor.post(LeaseRevised(spec))
+                await anyio.sleep(0.01)
+
+        tasks.start_soon(change_and_change)
+        await anyio.sleep(1)
+        with anyio.fail_after(1):
+            await rig.supervisor.keeper.flush()
 
 
 async def test_a_callback_is_stored_with_the_state_that_it_tells_and_kept_until_it_is_delivered(clock):
