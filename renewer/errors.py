@@ -12,9 +12,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 TransientKind = Literal[
-    "busy", "timeout", "network", "unreachable", "server", "throttled", "unauthorized", "not_found", "garbage", "empty"
+    "busy",
+    "timeout",
+    "network",
+    "unreachable",
+    "server",
+    "throttled",
+    "unauthorized",
+    "no_token",
+    "not_found",
+    "refused",
+    "storage",
+    "garbage",
+    "empty",
 ]
-"""Why an attempt failed that may be tried again; `unreachable` where not even the request was sent."""
+"""Why an attempt failed that may be tried again.
+
+`unreachable`, `no_token`: not even the request was sent; `refused`: the remote says that it is wrong as asked, which
+tells nothing of the thing that was asked about; `storage`: our own disk could not take the answer.
+"""
 
 
 class RenewerError(Exception):
@@ -48,15 +64,31 @@ class UsageError(RenewerError):
     """The caller asked for something that cannot be done as asked; the message says what would work."""
 
 
+class UnknownHandleError(UsageError):
+    """No message of that handle was received over the lease."""
+
+
 class ConflictError(RenewerError):
     """What was asked for does not fit the state that things are in; the message says which, and what would fit.
 
-    `lease` is the id of the lease that stands in the way, where one does.
+    `lease` is the id of the lease that stands in the way, where one does; `state` the state that does not fit.
     """
 
-    def __init__(self, message: str, *, lease: str | None = None) -> None:
+    def __init__(self, message: str, *, lease: str | None = None, state: str | None = None) -> None:
         super().__init__(message)
         self.lease = lease
+        self.state = state
+
+
+class MessageSettledError(ConflictError):
+    """The message is settled, and its lock over by that: there is nothing to keep, and nothing is lost.
+
+    `fate` is a `MessageFate` value.
+    """
+
+    def __init__(self, message: str, *, fate: str) -> None:
+        super().__init__(message)
+        self.fate = fate
 
 
 class AdmissionError(RenewerError):
@@ -99,7 +131,10 @@ class RemoteError(RenewerError):
 
 
 class TransientError(RemoteError):
-    """The attempt failed but the thing itself may be well: try again, not before `retry_after_s` where given."""
+    """The attempt failed but the thing itself may be well: try again, not before `retry_after_s` where given.
+
+    `is_unknown`: what was asked for may have been done all the same.
+    """
 
     def __init__(
         self,
@@ -108,10 +143,12 @@ class TransientError(RemoteError):
         kind: TransientKind,
         retry_after_s: float | None = None,
         condition: str | None = None,
+        is_unknown: bool = False,
     ) -> None:
         super().__init__(message, condition=condition)
         self.kind: TransientKind = kind
         self.retry_after_s = retry_after_s
+        self.is_unknown = is_unknown
 
 
 class LeaseLostError(RemoteError):

@@ -14,11 +14,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anyio.abc import TaskStatus
 
     from renewer.core.effects import TellLease, TellOperation
     from renewer.core.events import LinkLost
     from renewer.core.model import Grant, LeaseSpec, OperationSpec, PollAnswer, Result
+    from renewer.core.quotas import Asking, Quota
+    from renewer.messages import InFlight, ReceivedMessage
+
+FollowProtocol = Literal["auto", "operation-location", "azure-async-operation", "location", "body"]
+FinalStateVia = Literal["operation-location", "azure-async-operation", "location", "original-uri"]
 
 ReportLoss = Callable[["LinkLost"], None]
 """Called by a lease target, on the event loop, the moment it notices that a lease's carrier is gone."""
@@ -36,6 +43,20 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of a message. `properties` change its application properties (abandon, defer, dead-letter).
+
+    Their values are what AMQP knows: None, text, bytes, numbers and the types of `renewer.amqp`. `reason` and
+    `description` go with dead-letter alone.
+    """
+
+    how: Literal["complete", "abandon", "defer", "dead-letter"]
+    properties: Mapping[str, object] = field(default_factory=dict, repr=False)
+    reason: str | None = None
+    description: str | None = None
+
+
 class LeaseTarget(Protocol):
     """Keeps leases on one remote system."""
 
@@ -48,7 +69,10 @@ class LeaseTarget(Protocol):
         ...
 
     async def renew(self, spec: LeaseSpec, epoch: int) -> Grant:
-        """Renew the lease of `epoch`. Several calls for one lease may be under way at once."""
+        """Renew the lease of `epoch`. Several calls for one lease may be under way at once.
+
+        `MessageSettledError`, here and in `acquire`, when somebody settled the message whose lock it is.
+        """
         ...
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
@@ -63,6 +87,48 @@ class LeaseTarget(Protocol):
         """Replace the session's state; None clears it. `ConflictError` for a lease that has none."""
         ...
 
+    async def settle(self, spec: LeaseSpec, epoch: int, settlement: Settlement, handle: str | None = None) -> None:
+        """Settle a message: with `handle` one that was received in this session, without the one that is locked.
+
+        Returns when the remote has done it. `LeaseLostError` when the lock is gone: the message will be delivered
+        again. `MessageSettledError` when it is settled already, `ConflictError` when it cannot be settled so, or not
+        here. `UnknownHandleError` for a handle that no message was received with. `TransientError` when it was not
+        done, or when nobody knows whether it was (`is_unknown`); the message says which.
+        """
+        ...
+
+    async def receive(self, spec: LeaseSpec, epoch: int, *, count: int, wait_s: float) -> Sequence[ReceivedMessage]:
+        """The next messages of the session, at most `count`; waits so long for the first one, and then for no more.
+
+        None are sent ahead of being asked for, and none of those that are is lost if the caller is cancelled.
+        `UsageError` for a count that is not 1 to 100. `ConflictError` when the session is not held as `epoch`, or too
+        many of its messages are in flight. `LeaseLostError` as soon as the session is lost.
+        """
+        ...
+
+    async def receive_deferred(
+        self, spec: LeaseSpec, epoch: int, sequence_numbers: Sequence[int]
+    ) -> Sequence[ReceivedMessage]:
+        """Deferred messages of the session, all of these or none. The errors are those of `receive`.
+
+        `ConflictError` when not all of them are there, deferred and free; `TransientError` when it failed, and may be
+        asked again.
+        """
+        ...
+
+    async def peek(
+        self, spec: LeaseSpec, epoch: int, *, count: int, from_sequence_number: int = 0
+    ) -> Sequence[ReceivedMessage]:
+        """Look at messages of the session in any state, from that number on, without receiving them; at most `count`.
+
+        Fewer do not mean that there are no more. The errors are those of `receive_deferred`.
+        """
+        ...
+
+    def in_flight(self, spec: LeaseSpec) -> Sequence[InFlight]:
+        """What was received over this lease and is not settled, what was lost with earlier epochs included."""
+        ...
+
 
 class OperationTarget(Protocol):
     """Follows operations of one account on one remote system."""
@@ -71,8 +137,14 @@ class OperationTarget(Protocol):
         """Serve until cancelled, then close every connection."""
         ...
 
-    def prepare(self, how: Literal["submit", "adopt"], request: Mapping[str, object]) -> PreparedOperation:
+    def prepare(
+        self, how: Literal["submit", "adopt"], request: Mapping[str, object], terms: FollowTerms
+    ) -> PreparedOperation:
         """Read what a caller asks for. Raises `UsageError` naming the field and what would be right."""
+        ...
+
+    def quota(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota:
+        """What the next request of this operation counts against. Pure, quick, and never raises."""
         ...
 
     async def submit(self, spec: OperationSpec) -> PollAnswer:
@@ -117,6 +189,7 @@ class EntryKind(StrEnum):
     LEASE = "lease"
     OPERATION = "operation"
     CALLBACK = "callback"
+    HORIZON = "horizon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +207,16 @@ class Batch:
     """Changes that are made together or not at all.
 
     `puts` adds or replaces, `deletes` removes by kind and id (what is not there is no error; with an operation goes
-    its result), `results` stores the results of operations by their id. Deletes come first.
+    its result), `results` stores the results of operations by their id. Deletes come first. Of a result in a file the
+    file is the registry's once the batch is written, also if there is no such operation (any longer); until then it
+    stays, so that the same batch can be written again. `unwanted` are such files that are not to be stored after all:
+    they are removed.
     """
 
     puts: Sequence[Entry] = ()
     deletes: Sequence[tuple[EntryKind, str]] = ()
     results: Mapping[str, Result] = field(default_factory=dict)
+    unwanted: Sequence[str] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +250,39 @@ class Registry(Protocol):
         ...
 
     async def result(self, operation_id: str) -> Result | None:
-        """The result of an operation, with its body; None if none is stored."""
+        """The result of an operation, its body in `body` or in `file`; None if none is stored.
+
+        The file is the registry's: to be opened soon, and read, for it goes with the operation.
+        """
+        ...
+
+    def spool_dir(self) -> Path:
+        """Where to make the files of results that are large: there they are taken over without being copied.
+
+        It is there, and private, while the registry is open; what is left there is removed when it is opened.
+        """
         ...
 
     async def close(self) -> None:
         """Let go of it. No error if it is not open."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FollowTerms:
+    """How a caller wants an operation followed, where its first answer leaves that open or is wrong about it.
+
+    `poll_query` is added to the URL of every poll, `poll_headers` to its headers; both may hold secrets.
+    `final_state_via` names where the final result is, in the words of the Azure API specifications.
+    """
+
+    protocol: FollowProtocol = "auto"
+    final_state_via: FinalStateVia | None = None
+    poll_query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    poll_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+DEFAULT_TERMS = FollowTerms()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,10 @@ class OperationNews(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TellOperation:
-    """News of an operation, in `state` after it."""
+    """News of an operation, in `state` after it.
+
+    With `is_routine` there is nothing new but when it is due next, and that need not be kept.
+    """
 
     news: OperationNews
     spec: OperationSpec
@@ -148,6 +151,7 @@ class TellOperation:
     failure: str | None = None
     detail: str | None = None
     retry_after_s: float | None = None
+    is_routine: bool = False
 
 
 Attempt = StartAcquire | StartRenew | StartSubmit | StartPoll | StartFetch

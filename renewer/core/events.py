@@ -16,7 +16,7 @@ from renewer.core.model import (
     Transient,
 )
 from renewer.core.past import LeasePast, OperationPast
-from renewer.core.states import LossReason
+from renewer.core.states import LossReason, MessageFate
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,34 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseSettling:
+    """The message whose lock the lease is on is about to be settled: no renewal may cross that.
+
+    Exactly one of `LeaseSettled`, `LeaseNotSettled` and `LinkLost` must follow.
+    """
+
+    lease_id: LeaseId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettled:
+    """The message is settled, by us or by somebody else: there is no lock any longer, and nothing is lost."""
+
+    lease_id: LeaseId
+    epoch: int
+    fate: MessageFate
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseNotSettled:
+    """The message was not settled, or nobody knows whether it was: renew on, and see."""
+
+    lease_id: LeaseId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseReleaseRequested:
     """The owner is done with the lease."""
 
@@ -88,6 +116,18 @@ class LeaseUnparkRequested:
 @dataclass(frozen=True, slots=True)
 class LeaseRevised:
     """The lease is to be kept on other terms from now on; what it is on stays the same."""
+
+    spec: LeaseSpec
+
+    @property
+    def lease_id(self) -> LeaseId:
+        """Which lease."""
+        return self.spec.id
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHandedOver:
+    """The lease, as it stands, is kept from now on for an owner who asked for one like it, on that owner's terms."""
 
     spec: LeaseSpec
 
@@ -184,7 +224,11 @@ LeaseEvent = (
     | LeaseAttemptFailed
     | LinkLost
     | LeaseRevised
+    | LeaseHandedOver
     | LeaseRenewRequested
+    | LeaseSettling
+    | LeaseSettled
+    | LeaseNotSettled
     | LeaseReleaseRequested
     | LeaseParkRequested
     | LeaseUnparkRequested

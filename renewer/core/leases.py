@@ -9,7 +9,6 @@ a broker with a second of latency then costs nothing, where cancelling and askin
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -23,6 +22,7 @@ from renewer.core.effects import (
     TellLease,
 )
 from renewer.core.model import Grant, LeaseSpec, Terminal, Transient
+from renewer.core.outstanding import Attempts
 from renewer.core.ownership import Ownership, silence
 from renewer.core.past import LeasePast, Loss
 from renewer.core.states import (
@@ -31,9 +31,10 @@ from renewer.core.states import (
     LeaseSignal,
     LeaseState,
     LossReason,
+    MessageFate,
     is_over,
 )
-from renewer.core.timing import full_jitter_s, renewal_attempt_s, renewal_due_at, renewal_retry_s
+from renewer.core.timing import full_jitter_s, renewal_attempt_s, renewal_due_at, renewal_retry_s, shared_moment
 
 if TYPE_CHECKING:
     from renewer.core.events import LeaseAttemptFailed, LeaseGranted, LinkLost
@@ -74,14 +75,19 @@ class Lease:
     next_attempt_at: float | None = None
     failures: int = 0
     is_parked: bool = False
-    _attempt: int = 0
-    _attempt_until: float | None = None
-    _outstanding: deque[int] = field(default_factory=deque)
+    is_settling: bool = False
+    fate: MessageFate | None = None
+    _attempts: Attempts = field(default_factory=Attempts)
     _anchored_at: float = 0.0
     _at_risk_since: float | None = None
     _brief_epochs: int = 0
+    _is_handed_over: bool = False
     _forget_at: float | None = None
     _owner: Ownership = field(default_factory=Ownership)
+
+    @property
+    def _is_ours(self) -> bool:
+        return self.state in (LeaseState.HELD, LeaseState.AT_RISK)
 
     @property
     def owner_until(self) -> float | None:
@@ -95,9 +101,7 @@ class Lease:
 
     def margin_s(self, now: float) -> float | None:
         """What is left of the lock at `now`; None while there is none."""
-        if self.state in (LeaseState.HELD, LeaseState.AT_RISK):
-            return self.expires_at - now
-        return None
+        return self.expires_at - now if self._is_ours else None
 
     def register(self, now: float) -> list[Effect]:
         """Begin: the first acquisition is due at once."""
@@ -115,6 +119,7 @@ class Lease:
         self.losses = past.losses
         self.last_loss = past.last_loss
         self.last_error = past.last_error
+        self.fate = past.fate
         if is_over(past.state):
             self.state = past.state
             self.session_id = past.session_id
@@ -148,6 +153,23 @@ class Lease:
         self.spec = spec
         return [self._tell(LeaseNews.REVISED, now)]
 
+    def hand_over(self, spec: LeaseSpec, now: float) -> list[Effect]:
+        """Keep it for another owner, to whom it is new: registered now, and acquired if it is held."""
+        if is_over(self.state):
+            return []
+        self.spec = spec
+        self.registered_at = now
+        self.renewals = self.losses = 0
+        self.last_loss = self.last_margin_s = self.min_margin_s = None
+        self._owner.begin(spec.owner, now)
+        effects: list[Effect] = [self._tell(LeaseNews.REGISTERED, now)]
+        if self._is_ours:
+            self.acquired_at = now
+            effects.append(self._tell(LeaseNews.ACQUIRED, now))
+        else:
+            self._is_handed_over = True
+        return effects
+
     def seen(self, now: float, *, stays: bool, is_new: bool) -> list[Effect]:
         """The owner gave a sign of life."""
         if not is_over(self.state):
@@ -160,7 +182,7 @@ class Lease:
 
     def renew_now(self, now: float) -> list[Effect]:
         """Renew without waiting for the due time; a renewal that is under way will do."""
-        if self.state in (LeaseState.HELD, LeaseState.AT_RISK) and self._attempt_until is None:
+        if self._is_ours and self._attempts.until is None and not self.is_settling:
             self.next_attempt_at = now
         return []
 
@@ -170,7 +192,7 @@ class Lease:
             return self._forget_at
         if self.is_parked:
             return None
-        timers = [self.next_attempt_at, self._attempt_until, self._give_up_at(), self.owner_until]
+        timers = [self.next_attempt_at, self._attempts.until, self._give_up_at(), self.owner_until]
         if self.state is LeaseState.HELD:
             timers.append(self.expires_at)
         return min((timer for timer in timers if timer is not None), default=None)
@@ -189,7 +211,7 @@ class Lease:
             self._move(LeaseSignal.OVERDUE)
             self._at_risk_since = now
             effects.append(self._tell(LeaseNews.AT_RISK, now, detail="no renewal was acknowledged in time"))
-        if self._attempt_until is not None and self._attempt_until <= now:
+        if self._attempts.until is not None and self._attempts.until <= now:
             effects += self._attempt_overran(now, fraction)
         if self.next_attempt_at is not None and self.next_attempt_at <= now:
             effects += self._start_attempt(now)
@@ -204,7 +226,7 @@ class Lease:
             # Acquired after we gave up: give it back, or it stays locked with nobody to use it.
             stray = is_over(self.state) and event.epoch > self.epoch
             return [StartRelease(self.spec, event.epoch)] if stray else []
-        current = self._settle_attempt(event.attempt)
+        current = self._attempts.settle(event.attempt)
         if acquiring:
             return self._acquired(event.grant, now, fraction)
         if not current and event.grant.anchored_at < self._anchored_at:
@@ -214,10 +236,10 @@ class Lease:
 
     def failed(self, event: LeaseAttemptFailed, now: float, fraction: float) -> list[Effect]:
         """An acquisition or a renewal failed."""
-        if not self._concerns(event.epoch) or event.attempt not in self._outstanding:
+        if not self._concerns(event.epoch) or not self._attempts.is_open(event.attempt):
             # A cancelled attempt has no say: an acquisition that came second is refused because the first one holds.
             return []
-        current = self._settle_attempt(event.attempt)
+        current = self._attempts.settle(event.attempt)
         self.last_error = event.failure.detail
         if self.state is LeaseState.ACQUIRING:
             return self._acquire_failed(event.failure, now, fraction) if current else []
@@ -239,11 +261,36 @@ class Lease:
             return []
         if self.state is not LeaseState.ACQUIRING:
             return self._lose(event.reason, event.detail, now, fraction)
-        if self._attempt_until is None:
+        if self._attempts.until is None:
             return []
         # The news can overtake the grant that it makes worthless.
         self.last_error = event.detail
         return [*self._cancel_attempts(), *self._acquire_failed(Transient("network", event.detail), now, fraction)]
+
+    def settling(self, epoch: int) -> list[Effect]:
+        """The message is about to be settled: what renews its lock is cancelled, and nothing more is asked."""
+        if epoch != self.epoch or not self._is_ours or self.is_parked:
+            return []
+        self.is_settling = True
+        return self._cancel_attempts()
+
+    def settled(self, epoch: int, fate: MessageFate, now: float) -> list[Effect]:
+        """The message is settled, and its lock over by that."""
+        if not self._concerns(epoch):
+            return []
+        effects = self._cancel_attempts()
+        self.fate = fate
+        self.last_error = None
+        self._move(LeaseSignal.RELEASED)
+        self._end(now)
+        return [*effects, self._tell(LeaseNews.RELEASED, now, detail=fate.value, final=True)]
+
+    def not_settled(self, epoch: int, now: float) -> list[Effect]:
+        """The message is not settled, or perhaps it is: ask at once how its lock stands."""
+        if epoch == self.epoch and self.is_settling:
+            self.is_settling = False
+            self.next_attempt_at = None if self.is_parked else now
+        return []
 
     def release(self, now: float) -> list[Effect]:
         """The owner is done."""
@@ -288,7 +335,9 @@ class Lease:
 
     def _acquired(self, grant: Grant, now: float, fraction: float) -> list[Effect]:
         effects = self._cancel_attempts()
-        first = self.epoch == 0
+        # Whatever came before its present owner is no break for that one.
+        first = self.epoch == 0 or self._is_handed_over
+        self._is_handed_over = False
         self.epoch += 1
         self.acquired_at = now
         self.session_id = grant.session_id
@@ -346,8 +395,11 @@ class Lease:
         due_at = renewal_due_at(
             self.spec.policy, anchored_at=grant.anchored_at, duration_s=grant.duration_s, fraction=fraction
         )
-        self.next_attempt_at = max(due_at, now)
-        self._attempt_until = None
+        if self.spec.kind is LeaseKind.MESSAGE:
+            # The locks of an entity's messages can be renewed together, in one request.
+            due_at = shared_moment(due_at, grant.duration_s)
+        self.next_attempt_at = None if self.is_settling else max(due_at, now)
+        self._attempts.until = None
 
     def _plan_retry(self, failure: Transient, now: float, fraction: float) -> None:
         self.failures += 1
@@ -377,6 +429,7 @@ class Lease:
         self.last_error = detail
         self.locked_until = None
         self.failures = 0
+        self.is_settling = False
         self._at_risk_since = None
         told = self._tell(LeaseNews.LOST, now, reason=reason, detail=detail, final=not again)
         if again:
@@ -427,8 +480,9 @@ class Lease:
 
     def _end(self, now: float) -> None:
         self._owner.end()
+        self.is_parked = self.is_settling = False
         self.next_attempt_at = None
-        self._attempt_until = None
+        self._attempts.until = None
         self._forget_at = now + self.spec.policy.retention_s
 
     # --- attempts ----------------------------------------------------------------------------------------------
@@ -437,29 +491,21 @@ class Lease:
         policy = self.spec.policy
         due_at = self.next_attempt_at if self.next_attempt_at is not None else now
         self.next_attempt_at = None
-        self._attempt += 1
-        effects: list[Effect] = []
         if self.state is LeaseState.ACQUIRING:
-            abandon_at = now + policy.acquire_attempt_s
-            self._attempt_until = abandon_at + _ACQUIRE_GRACE_S
-            effects.append(StartAcquire(self.spec, self.epoch + 1, self._attempt, due_at, abandon_at))
-        else:
-            while len(self._outstanding) >= policy.max_outstanding:
-                # The oldest is kept for as long as it can be: if answers are late, its answer is the next to come.
-                in_the_way = 1 if len(self._outstanding) > 1 else 0
-                effects.append(CancelAttempt(self.spec.id, self._outstanding[in_the_way]))
-                del self._outstanding[in_the_way]
-            span = renewal_attempt_s(policy, remaining_s=self.expires_at - now, duration_s=self.duration_s)
-            self._attempt_until = now + span
-            # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
-            abandon_at = max(self._patience_ends_at(), now + span)
-            effects.append(StartRenew(self.spec, self.epoch, self._attempt, due_at, abandon_at, span))
-        self._outstanding.append(self._attempt)
-        return effects
+            attempt, abandon_at = self._attempts.begin(), now + policy.acquire_attempt_s
+            self._attempts.until = abandon_at + _ACQUIRE_GRACE_S
+            return [StartAcquire(self.spec, self.epoch + 1, attempt, due_at, abandon_at)]
+        effects = self._cancelled(self._attempts.make_room(policy.max_outstanding))
+        attempt = self._attempts.begin()
+        span = renewal_attempt_s(policy, remaining_s=self.expires_at - now, duration_s=self.duration_s)
+        self._attempts.until = now + span
+        # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
+        abandon_at = max(self._patience_ends_at(), now + span)
+        return [*effects, StartRenew(self.spec, self.epoch, attempt, due_at, abandon_at, span)]
 
     def _attempt_overran(self, now: float, fraction: float) -> list[Effect]:
         """The current attempt had its time. A renewal is still listened to; the next one starts without a pause."""
-        self._attempt_until = None
+        self._attempts.until = None
         self.last_error = "no answer in time"
         if self.state is LeaseState.ACQUIRING:
             effects = self._cancel_attempts()
@@ -468,21 +514,12 @@ class Lease:
         self.next_attempt_at = now
         return [self._tell(LeaseNews.RENEW_FAILED, now, failure="overdue", detail=self.last_error)]
 
-    def _settle_attempt(self, attempt: int) -> bool:
-        """Take an attempt off the list; True if it is the current one and was not yet overdue."""
-        if attempt in self._outstanding:
-            self._outstanding.remove(attempt)
-        current = attempt == self._attempt and self._attempt_until is not None
-        if current:
-            self._attempt_until = None
-        return current
-
     def _cancel_attempts(self) -> list[Effect]:
-        effects: list[Effect] = [CancelAttempt(self.spec.id, attempt) for attempt in self._outstanding]
-        self._outstanding.clear()
-        self._attempt_until = None
         self.next_attempt_at = None
-        return effects
+        return self._cancelled(self._attempts.clear())
+
+    def _cancelled(self, attempts: list[int]) -> list[Effect]:
+        return [CancelAttempt(self.spec.id, attempt) for attempt in attempts]
 
     def _concerns(self, epoch: int) -> bool:
         """Whether an outcome belongs to the present: this epoch while held, the next one while acquiring."""

@@ -40,9 +40,9 @@ class LeaseSpec:
 
     `target` names who keeps it (``servicebus.main``), `entity` what it is on (``orders``,
     ``topic/Subscriptions/name``); `session_id` is None for the next available session. `lock_token` (a secret) names
-    the message whose lock is kept. `lock_duration_s` is the entity's lock duration where the owner knows it; None
-    leaves it to the target. `context` is whatever the registrar wants kept with the lease: plain JSON values that the
-    core hands through.
+    the message whose lock is kept, and `sequence_number` its place in the entity, where the owner knows it.
+    `lock_duration_s` is the entity's lock duration where the owner knows it; None leaves it to the target. `context` is
+    whatever the registrar wants kept with the lease: plain JSON values that the core hands through.
     """
 
     id: LeaseId
@@ -51,6 +51,7 @@ class LeaseSpec:
     kind: LeaseKind = LeaseKind.SESSION
     session_id: str | None = None
     lock_token: str | None = field(default=None, repr=False)
+    sequence_number: int | None = None
     lock_duration_s: float | None = None
     policy: RenewalPolicy = field(default_factory=RenewalPolicy)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -116,24 +117,34 @@ class OperationSpec:
 class Result:
     """What an operation left behind. `body` is kept byte for byte as the service sent it.
 
-    `problem` says why there is none although the service has one, and asking again would not help. A result whose
-    body is kept elsewhere has `stored_size`, and no body.
+    `problem` says why there is none although the service has one, and asking again would not help; `problem_code` is
+    that for programs. A large body is not
+    in `body` but in `file`, the path of a file that is whole and on disk, with its size in `stored_size`; on its way to
+    the registry that file is for whoever stores the result to take over. A result whose body is kept elsewhere has
+    `stored_size` alone.
     """
 
     kind: Literal["json", "bytes", "none"]
     content_type: str | None = None
     body: bytes = field(default=b"", repr=False)
     problem: str | None = None
+    problem_code: str = "ResultNotFetched"
     stored_size: int | None = None
+    file: str | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
         """How many bytes the body has, wherever it is kept."""
         return len(self.body) if self.stored_size is None else self.stored_size
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this only tells of a body, which is kept somewhere else."""
+        return self.stored_size is not None and self.file is None
+
     def without_body(self) -> Result:
         """The same result, for those who need to know of it and not to have it."""
-        return replace(self, body=b"", stored_size=self.size)
+        return replace(self, body=b"", file=None, stored_size=self.size)
 
 
 NO_RESULT = Result(kind="none")
@@ -143,7 +154,8 @@ NO_RESULT = Result(kind="none")
 class StillRunning:
     """The service says "not yet". `ticket` is what the target needs to ask again, if it changed.
 
-    `recognised` is False for a status word that we do not know: it counts as running, with a warning.
+    `recognised` is False for a status word that we do not know: it counts as running, with a warning. `started_at`
+    and `updated_at` are the service's own words, seconds since the epoch, for people to read.
     """
 
     status: str | None = None
@@ -151,6 +163,8 @@ class StillRunning:
     retry_after_s: float | None = None
     percent_complete: float | None = None
     ticket: object = None
+    started_at: float | None = None
+    updated_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

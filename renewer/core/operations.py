@@ -1,14 +1,16 @@
 """One long-running operation: its record, and what each answer and each passing instant does to it.
 
-The service is asked at the moments that it named, never before. What it says decides; what it fails to say costs a
-poll and nothing else, until the operation's own deadline. When it is done the result is fetched at once, before the
-service forgets it.
+The service is asked at the moments that it named, never before (but for one early probe, where the owner wants it).
+What it says decides; what it fails to say costs a poll and nothing else, until the operation's own deadline. When it is
+done the result is fetched at once, before the service forgets it. A request needs room in its quota, and waits for that
+without being late.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from renewer.core.effects import (
     CancelAttempt,
@@ -29,6 +31,7 @@ from renewer.core.model import (
     Succeeded,
     Transient,
 )
+from renewer.core.quotas import LONGEST_PAUSE_S
 from renewer.core.states import OperationState, is_over
 from renewer.core.timing import poll_delay_s, poll_retry_s
 
@@ -36,19 +39,40 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from renewer.core.past import OperationPast
+    from renewer.core.quotas import Asking
 
 _ATTEMPT_GRACE_S = 1.0
 """How long the shell may take to report an attempt that it cancelled at its deadline."""
 
-_SAFE_TO_REPEAT = frozenset({"throttled", "busy", "unreachable"})
+_SHORT_S = 5.0
+_KEEP_S = 30.0
+"""Where polls are no further apart than the first of these, and tell nothing new, one is kept only so often. After a
+crash such an operation is polled a little later than it could be, and never earlier."""
+
+_SAFE_TO_REPEAT = frozenset({"throttled", "busy", "unreachable", "no_token"})
 """First requests that failed in these ways were not taken up, so sending them again starts nothing twice."""
+
+
+class Admission(Protocol):
+    """Says whether a request of an operation may begin now."""
+
+    def __call__(self, operation: Operation, now: float, *, may_wait: bool) -> str | None:
+        """None if it may, else the name of the quota that it waits for.
+
+        Without `may_wait` it is one that need not be made: it begins only where others have room to spare.
+        """
+        ...
 
 
 @dataclass(slots=True)
 class Operation:
     """An operation and everything the core knows of it. Instants are monotonic seconds, spans seconds.
 
-    Read it from outside; change it only through its methods.
+    `held_back_by` names the quota that the request due at `next_attempt_at` waits for. `throttled_until` is until when
+    the service wanted no more requests, when it said so to this one last. `service_started_at` and
+    `service_updated_at` are the service's own words, seconds since the epoch. `_regular_at` is when to poll if the
+    early probe that is due before it does not end the operation. Read it from outside; change it only through its
+    methods.
     """
 
     spec: OperationSpec
@@ -61,15 +85,33 @@ class Operation:
     poll_errors: int = 0
     retry_after_s: float | None = None
     percent_complete: float | None = None
+    service_started_at: float | None = None
+    service_updated_at: float | None = None
     error: Mapping[str, object] | None = None
     last_poll_error: str | None = None
     result: Result | None = None
     next_attempt_at: float | None = None
+    held_back_by: str | None = None
+    throttled_until: float | None = None
     ended_at: float | None = None
     _attempt: int = 0
     _attempt_until: float | None = None
     _failures: int = 0
-    _not_found_since: float | None = None
+    _regular_at: float | None = None
+    _denied: str | None = None
+    _denied_since: float = 0.0
+    _kept_at: float = -math.inf
+
+    @property
+    def asking(self) -> Asking:
+        """What its next request is for."""
+        match self.state:
+            case OperationState.ACCEPTED:
+                return "submit"
+            case OperationState.FETCHING:
+                return "fetch"
+            case _:
+                return "poll"
 
     @property
     def deadline_at(self) -> float:
@@ -102,9 +144,12 @@ class Operation:
         self.poll_errors = past.poll_errors
         self.retry_after_s = past.retry_after_s
         self.percent_complete = past.percent_complete
+        self.service_started_at = past.service_started_at
+        self.service_updated_at = past.service_updated_at
         self.error = past.error
         self.last_poll_error = past.last_poll_error
         self.result = past.result
+        self.throttled_until = past.throttled_until
         self.ended_at = past.ended_at
         if is_over(self.state):
             return []
@@ -113,8 +158,13 @@ class Operation:
         if self.state is OperationState.ACCEPTED and past.was_asking and not self.spec.retry_safe:
             failure = Transient("network", "the daemon was stopped while the first request was on its way")
             return [*effects, *self._attempt_failed(failure, now, 0.0)]
-        if self.state is OperationState.RUNNING and past.was_asking:
-            due_at = now + poll_delay_s(self.spec.policy, self.retry_after_s)
+        if self.state is OperationState.RUNNING:
+            in_full_at = now + poll_delay_s(self.spec.policy, self.retry_after_s)
+            if past.was_asking:
+                due_at = in_full_at
+            elif self.polls == 0 and self.spec.policy.early_probe_s is not None:
+                # What is due may be the early probe.
+                self._regular_at = max(due_at, in_full_at)
         self.next_attempt_at = due_at
         return effects
 
@@ -131,10 +181,10 @@ class Operation:
         """When `advance` next has something to do."""
         if is_over(self.state):
             return self.forget_at
-        timers = (self.next_attempt_at, self._attempt_until, self.deadline_at)
-        return min(timer for timer in timers if timer is not None)
+        due_at = self.next_attempt_at if self.held_back_by is None else None
+        return min(timer for timer in (due_at, self._attempt_until, self.deadline_at) if timer is not None)
 
-    def advance(self, now: float, fraction: float) -> list[Effect]:
+    def advance(self, now: float, fraction: float, admit: Admission) -> list[Effect]:
         """Do what has fallen due at `now`."""
         if is_over(self.state):
             return []
@@ -144,9 +194,21 @@ class Operation:
             cancel = CancelAttempt(self.spec.id, self._attempt)
             timeout = Transient("timeout", "no answer in time")
             return [cancel, *self._attempt_failed(timeout, now, fraction)]
-        if self.next_attempt_at is not None and self.next_attempt_at <= now:
-            return self._start_attempt(now)
+        if self.next_attempt_at is None or self.next_attempt_at > now or self.held_back_by is not None:
+            return []
+        waits_for = admit(self, now, may_wait=self._regular_at is None)
+        if waits_for is None:
+            return self._start_attempt(self.next_attempt_at, now)
+        if self._regular_at is not None:
+            self.next_attempt_at, self._regular_at = self._regular_at, None
+        else:
+            self.held_back_by = waits_for
         return []
+
+    def let_go(self, now: float) -> list[Effect]:
+        """There is room in the quota that its request waited for."""
+        self.held_back_by = None
+        return self._start_attempt(now, now)
 
     def answered(self, attempt: int, answer: PollAnswer, now: float) -> list[Effect]:
         """The first request or a poll was answered."""
@@ -155,7 +217,8 @@ class Operation:
         if self.state is OperationState.RUNNING:
             self.polls += 1
         self._failures = 0
-        self._not_found_since = None
+        self._denied = None
+        self.throttled_until = None
         self.last_poll_error = None
         return self._read(answer, now)
 
@@ -163,10 +226,7 @@ class Operation:
         """The result arrived."""
         if self.state is not OperationState.FETCHING or not self._settle(attempt):
             return []
-        if result.problem is not None:
-            return self._end_without_result(result.problem, now)
-        self.result = result
-        return self._end(OperationState.SUCCEEDED, now)
+        return self._end_with(result, now)
 
     def failed(self, attempt: int, failure: Transient, now: float, fraction: float) -> list[Effect]:
         """A request failed; the operation itself may be well."""
@@ -174,18 +234,18 @@ class Operation:
             return []
         return self._attempt_failed(failure, now, fraction)
 
-    def _start_attempt(self, now: float) -> list[Effect]:
-        due_at = self.next_attempt_at if self.next_attempt_at is not None else now
+    def _start_attempt(self, due_at: float, now: float) -> list[Effect]:
         self.next_attempt_at = None
         self._attempt += 1
-        abandon_at = now + self.spec.policy.attempt_s
+        policy = self.spec.policy
+        abandon_at = now + (policy.fetch_s if self.asking == "fetch" else policy.attempt_s)
         self._attempt_until = abandon_at + _ATTEMPT_GRACE_S
-        match self.state:
-            case OperationState.ACCEPTED:
+        match self.asking:
+            case "submit":
                 return [StartSubmit(self.spec, self._attempt, due_at, abandon_at)]
-            case OperationState.FETCHING:
+            case "fetch":
                 return [StartFetch(self.spec, self.ticket, self._attempt, due_at, abandon_at)]
-            case _:
+            case "poll":
                 return [StartPoll(self.spec, self.ticket, self._attempt, due_at, abandon_at)]
 
     def _read(self, answer: PollAnswer, now: float) -> list[Effect]:
@@ -199,8 +259,7 @@ class Operation:
                 if result is None:
                     self.next_attempt_at = now
                     return self._move(OperationState.FETCHING, now)
-                self.result = result
-                return self._end(OperationState.SUCCEEDED, now)
+                return self._end_with(result, now)
             case Ended(outcome, status, error):
                 self.status = status or self.status
                 self.error = error
@@ -211,21 +270,39 @@ class Operation:
                 assert_never(answer)
 
     def _still_running(self, answer: StillRunning, now: float) -> list[Effect]:
+        known = (self.status, self.retry_after_s, self.percent_complete, self.ticket)
         self.status = answer.status or self.status
         self.retry_after_s = answer.retry_after_s
         if answer.ticket is not None:
             self.ticket = answer.ticket
         if answer.percent_complete is not None:
             self.percent_complete = answer.percent_complete
-        self.next_attempt_at = now + poll_delay_s(self.spec.policy, answer.retry_after_s)
+        self.service_started_at = answer.started_at or self.service_started_at
+        self.service_updated_at = answer.updated_at or self.service_updated_at
+        self._plan_poll(now)
         effects: list[Effect] = []
         if self.state is OperationState.RUNNING:
-            effects.append(self._tell(OperationNews.POLLED, now, retry_after_s=answer.retry_after_s))
+            is_same = known == (self.status, self.retry_after_s, self.percent_complete, self.ticket)
+            is_soon = self.next_attempt_at is not None and self.next_attempt_at - now <= _SHORT_S
+            is_routine = is_same and is_soon and now < self._kept_at + _KEEP_S
+            if not is_routine:
+                self._kept_at = now
+            told = self._tell(OperationNews.POLLED, now, retry_after_s=answer.retry_after_s)
+            effects.append(replace(told, is_routine=is_routine))
         else:
             effects += self._move(OperationState.RUNNING, now)
         if not answer.recognised:
             effects.append(self._tell(OperationNews.UNKNOWN_STATUS, now, detail=answer.status))
         return effects
+
+    def _plan_poll(self, now: float) -> None:
+        policy = self.spec.policy
+        self.next_attempt_at = now + poll_delay_s(policy, self.retry_after_s)
+        self._regular_at = None
+        if self.state is OperationState.ACCEPTED and policy.early_probe_s is not None:
+            probe_at = now + max(policy.early_probe_s, policy.floor_s)
+            if probe_at < self.next_attempt_at:
+                self.next_attempt_at, self._regular_at = probe_at, self.next_attempt_at
 
     def _attempt_failed(self, failure: Transient, now: float, fraction: float) -> list[Effect]:
         self._attempt_until = None
@@ -243,24 +320,36 @@ class Operation:
                     "Look there before you send it again.",
                 }
             return [told, *self._end(OperationState.REJECTED, now)]
-        if failure.kind == "not_found":
-            self._not_found_since = now if self._not_found_since is None else self._not_found_since
-            if now - self._not_found_since >= self.spec.policy.not_found_grace_s:
-                return [told, *self._gone(failure, now)]
-        else:
-            self._not_found_since = None
-        self.next_attempt_at = now + poll_retry_s(
-            self.spec.policy, failures=self._failures, fraction=fraction, asked_s=failure.retry_after_s
-        )
+        self.throttled_until = None
+        if failure.kind == "throttled" and failure.retry_after_s is not None:
+            self.throttled_until = now + min(failure.retry_after_s, LONGEST_PAUSE_S)
+        if failure.kind != self._denied:
+            self._denied, self._denied_since = failure.kind, now
+        policy = self.spec.policy
+        grace_s = {"not_found": policy.not_found_grace_s, "refused": policy.refused_grace_s}.get(failure.kind)
+        if grace_s is not None and now - self._denied_since >= grace_s:
+            return [told, *self._denied_for_good(failure, now)]
+        retry_s = poll_retry_s(policy, failures=self._failures, fraction=fraction, asked_s=failure.retry_after_s)
+        self.next_attempt_at = now + retry_s
+        if self._regular_at is not None:
+            # The early probe failed, and the service still wants to be left alone.
+            self.next_attempt_at, self._regular_at = max(self.next_attempt_at, self._regular_at), None
         return [told]
 
     def _may_repeat(self, failure: Transient) -> bool:
         return self.spec.retry_safe or failure.kind in _SAFE_TO_REPEAT
 
-    def _gone(self, failure: Transient, now: float) -> list[Effect]:
-        """The service does not know the operation, or its result, any longer."""
+    def _denied_for_good(self, failure: Transient, now: float) -> list[Effect]:
+        """The service does not know the operation, or its result, any longer; or it refuses to tell."""
         if self.state is OperationState.FETCHING:
             return self._end_without_result(failure.detail, now)
+        if failure.kind == "refused":
+            self.error = {
+                "errorCode": "PollRefused",
+                "message": f"{failure.detail}; refused for {self.spec.policy.refused_grace_s:g} s. The operation may "
+                "still be running at the service: look there, or adopt it again once it can be asked.",
+            }
+            return self._end(OperationState.UNPOLLABLE, now)
         self.error = {
             "errorCode": "OperationExpired",
             "message": f"{failure.detail}, for {self.spec.policy.not_found_grace_s:g} s: the service does not know "
@@ -282,15 +371,20 @@ class Operation:
         return [*effects, *self._end(OperationState.TIMED_OUT, now)]
 
     def _end_without_result(self, detail: str, now: float) -> list[Effect]:
-        self.result = NO_RESULT
-        self.error = {
-            "errorCode": "ResultNotFetched",
-            "message": f"the operation succeeded, but its result could not be fetched: {detail}",
-        }
+        return self._end_with(replace(NO_RESULT, problem=detail), now)
+
+    def _end_with(self, result: Result, now: float) -> list[Effect]:
+        """It succeeded, whatever became of its result."""
+        self.result = result
+        if result.problem is not None:
+            self.result = NO_RESULT
+            message = f"the operation succeeded, but its result could not be fetched: {result.problem}"
+            self.error = {"errorCode": result.problem_code, "message": message}
         return self._end(OperationState.SUCCEEDED, now)
 
     def _end(self, state: OperationState, now: float) -> list[Effect]:
         self.next_attempt_at = None
+        self.held_back_by = None
         self._attempt_until = None
         self.ended_at = now
         if state is OperationState.SUCCEEDED:

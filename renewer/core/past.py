@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from renewer.core.states import LeaseState, LossReason, OperationState
+from renewer.core.states import LeaseState, LossReason, MessageFate, OperationState
 
 if TYPE_CHECKING:
     from renewer.core.model import Result
@@ -39,6 +39,7 @@ class LeasePast:
     losses: int = 0
     last_loss: Loss | None = None
     last_error: str | None = None
+    fate: MessageFate | None = None
     forget_at: float | None = None
 
 
@@ -56,8 +57,11 @@ class OperationPast:
     poll_errors: int = 0
     retry_after_s: float | None = None
     percent_complete: float | None = None
+    service_started_at: float | None = None
+    service_updated_at: float | None = None
     error: Mapping[str, object] | None = None
     last_poll_error: str | None = None
     result: Result | None = None
     next_attempt_at: float | None = None
+    throttled_until: float | None = None
     ended_at: float | None = None

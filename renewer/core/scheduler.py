@@ -6,6 +6,7 @@ number or does I/O. The shell calls `handle` for each event and `advance` when `
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
@@ -17,12 +18,16 @@ from renewer.core.events import (
     LeaseAttemptFailed,
     LeaseEvent,
     LeaseGranted,
+    LeaseHandedOver,
+    LeaseNotSettled,
     LeaseParkRequested,
     LeaseRegistered,
     LeaseReleaseRequested,
     LeaseRenewRequested,
     LeaseRestored,
     LeaseRevised,
+    LeaseSettled,
+    LeaseSettling,
     LeaseUnparkRequested,
     LinkLost,
     OperationAnswered,
@@ -35,19 +40,26 @@ from renewer.core.events import (
     ResultFetched,
 )
 from renewer.core.leases import Lease
-from renewer.core.model import LeaseId, OperationId
+from renewer.core.model import LeaseId, OperationId, OperationSpec, Transient
 from renewer.core.operations import Operation
-from renewer.core.states import is_over
+from renewer.core.quotas import LONGEST_PAUSE_S, Asking, Quota, QuotaReading, Quotas
+from renewer.core.states import LeaseKind, is_over
+
+QuotaOf = Callable[[OperationSpec, Asking, object], Quota | None]
+"""Says what a request counts against, given the operation's ticket; None for nothing. A pure function."""
 
 
 class Scheduler:
     """Every lease and every operation, and what is to be done about them when."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota_of: QuotaOf = lambda _spec, _asking, _ticket: None) -> None:
+        self._quota_of = quota_of
+        self._quotas = Quotas()
         self._leases: dict[LeaseId, Lease] = {}
         self._operations: dict[OperationId, Operation] = {}
         self._queue: DueQueue[str] = DueQueue()
         self._ended: dict[type[Lease | Operation], set[str]] = {Lease: set(), Operation: set()}
+        self._sessions: Counter[str] = Counter()
         self._last_number = 0
 
     @property
@@ -65,9 +77,18 @@ class Scheduler:
         """How many operations have not ended."""
         return len(self._operations) - len(self._ended[Operation])
 
+    def living_sessions(self, target: str) -> int:
+        """How many leases on sessions of this target have not ended."""
+        return self._sessions[target]
+
     def next_due(self) -> float | None:
         """When `advance` next has something to do; None for never."""
-        return self._queue.next_due()
+        due_at, room_at = self._queue.next_due(), self._quotas.next_due()
+        return due_at if room_at is None else room_at if due_at is None else min(due_at, room_at)
+
+    def quotas(self, now: float) -> Iterator[QuotaReading]:
+        """The quotas that operations count against, as they are now."""
+        return self._quotas.readings(now)
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
         """The lease of this id, if known."""
@@ -102,16 +123,24 @@ class Scheduler:
         # An item is looked at once in each call, so that one due again at once cannot hold up the rest.
         seen: list[Lease | Operation] = []
         left = len(self._queue) if most is None else most
+        for waited in self._quotas.ready(now, left):
+            left -= 1
+            operation = self._operations[OperationId(waited)]
+            effects += operation.let_go(now)
+            seen.append(operation)
         while left > 0 and (key := self._queue.pop_due(now)) is not None:
             left -= 1
             item = self._leases.get(LeaseId(key)) or self._operations[OperationId(key)]
-            effects += item.advance(now, draw())
+            if isinstance(item, Lease):
+                effects += item.advance(now, draw())
+            else:
+                effects += item.advance(now, draw(), self._admit)
             if is_over(item.state) and item.forget_at is not None and item.forget_at <= now:
                 effects.append(self._forget(item, now))
             else:
                 seen.append(item)
         for item in seen:
-            self._settle(item)
+            self._settle(item, now)
         return effects
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
@@ -125,6 +154,7 @@ class Scheduler:
                 lease = Lease(event.spec, event.past.registered_at, self._known_number(event.past.number))
                 effects = lease.restore(event.past, now, fraction)
             self._leases[event.spec.id] = lease
+            self._sessions[lease.spec.target] += lease.spec.kind is LeaseKind.SESSION
         else:
             found = self._leases.get(event.lease_id)
             if found is None:
@@ -139,8 +169,16 @@ class Scheduler:
                     effects = lease.link_lost(event, now, fraction)
                 case LeaseRevised():
                     effects = lease.revise(event.spec, now)
+                case LeaseHandedOver():
+                    effects = lease.hand_over(event.spec, now)
                 case LeaseRenewRequested():
                     effects = lease.renew_now(now)
+                case LeaseSettling():
+                    effects = lease.settling(event.epoch)
+                case LeaseSettled():
+                    effects = lease.settled(event.epoch, event.fate, now)
+                case LeaseNotSettled():
+                    effects = lease.not_settled(event.epoch, now)
                 case LeaseReleaseRequested():
                     effects = lease.release(now)
                 case LeaseParkRequested():
@@ -153,7 +191,7 @@ class Scheduler:
                     effects = lease.owner_gone(event.detail, now)
                 case _:
                     assert_never(event)
-        self._settle(lease)
+        self._settle(lease, now)
         return effects
 
     def _handle_operation(self, event: OperationEvent, now: float, fraction: float) -> list[Effect]:
@@ -166,6 +204,7 @@ class Scheduler:
             else:
                 operation = Operation(event.spec, event.past.registered_at, self._known_number(event.past.number))
                 effects = operation.restore(event.past, now)
+                self._heed_past(operation, now)
             self._operations[event.spec.id] = operation
         else:
             found = self._operations.get(event.operation_id)
@@ -174,14 +213,17 @@ class Scheduler:
             operation = found
             match event:
                 case OperationAnswered():
+                    self._quotas.answered(operation.spec.id)
                     effects = operation.answered(event.attempt, event.answer, now)
                 case ResultFetched():
+                    self._quotas.answered(operation.spec.id)
                     effects = operation.fetched(event.attempt, event.result, now)
                 case OperationAttemptFailed():
+                    self._heed(operation, event.failure, now)
                     effects = operation.failed(event.attempt, event.failure, now, fraction)
                 case _:
                     assert_never(event)
-        self._settle(operation)
+        self._settle(operation, now)
         return effects
 
     def _handle_forget(self, event: ForgetRequested, now: float) -> list[Effect]:
@@ -190,7 +232,33 @@ class Scheduler:
             return []
         effects = item.release(now) if isinstance(item, Lease) else item.forget()
         self._queue.schedule(event.key, None)
+        self._quotas.leave(event.key)
+        self._quotas.ended(event.key, now)
         return [*effects, self._forget(item, now)]
+
+    def _admit(self, operation: Operation, now: float, *, may_wait: bool) -> str | None:
+        quota = self._quota_of(operation.spec, operation.asking, operation.ticket)
+        if quota is None:
+            return None
+        due_at = now if operation.next_attempt_at is None else operation.next_attempt_at
+        if not may_wait and not self._quotas.is_at_ease(quota, now):
+            return quota.name
+        return None if self._quotas.admit(operation.spec.id, quota, operation.asking, due_at, now) else quota.name
+
+    def _heed(self, operation: Operation, failure: Transient, now: float) -> None:
+        """Pause the quota of a request that was one too many."""
+        if failure.kind == "throttled":
+            self._quotas.throttled(operation.spec.id, failure.retry_after_s, now)
+        else:
+            self._quotas.answered(operation.spec.id)
+
+    def _heed_past(self, operation: Operation, now: float) -> None:
+        """Keep a quota closed that the service had closed before the daemon was started."""
+        if operation.throttled_until is None or operation.throttled_until <= now or is_over(operation.state):
+            return
+        quota = self._quota_of(operation.spec, operation.asking, operation.ticket)
+        if quota is not None:
+            self._quotas.keep_closed(quota, min(operation.throttled_until, now + LONGEST_PAUSE_S), now)
 
     def _next_number(self) -> int:
         self._last_number += 1
@@ -204,13 +272,30 @@ class Scheduler:
         # By either kind: the queue, and an attempt's number, go by the id alone.
         return key in self._leases or key in self._operations
 
-    def _settle(self, item: Lease | Operation) -> None:
+    def _settle(self, item: Lease | Operation, now: float) -> None:
         """Have it looked at again when it next has something to do."""
         self._queue.schedule(item.spec.id, item.wake_at())
+        if isinstance(item, Operation):
+            self._settle_quota(item, now)
         if is_over(item.state):
-            self._ended[type(item)].add(item.spec.id)
+            self._end(item)
+
+    def _end(self, item: Lease | Operation) -> None:
+        ended = self._ended[type(item)]
+        if item.spec.id not in ended:
+            ended.add(item.spec.id)
+            if isinstance(item, Lease):
+                self._sessions[item.spec.target] -= item.spec.kind is LeaseKind.SESSION
+
+    def _settle_quota(self, operation: Operation, now: float) -> None:
+        """Give back its place in its quota once it has no use for it any longer."""
+        if operation.held_back_by is None:
+            self._quotas.leave(operation.spec.id)
+        if not operation.is_asking:
+            self._quotas.ended(operation.spec.id, now)
 
     def _forget(self, item: Lease | Operation, now: float) -> Effect:
+        self._end(item)
         self._ended[type(item)].discard(item.spec.id)
         if isinstance(item, Lease):
             del self._leases[item.spec.id]

@@ -3,7 +3,8 @@
 A **lease** begins `acquiring`. A grant makes it `held`. When its local deadline passes without an acknowledged renewal
 it is `at_risk`: the owner must stop side effects, and the broker is asked again; its answer makes the lease `held`
 again (told as *recovered*) or `lost`. Only the broker's word, a lost link, or the daemon's own decision to let go
-makes a lease lost: a local clock alone never does. A lease whose policy says so goes from a loss straight back to
+makes a lease lost: a local clock alone never does. A message's lock also ends by its settlement, whoever settles it:
+that is no loss, and the lease is `released`. A lease whose policy says so goes from a loss straight back to
 `acquiring`, with a new epoch once it is granted; otherwise `lost` is the end. `released` is the end that was asked for.
 A lease is *parked* when the daemon stops: given back to the broker, and `acquiring` again for whoever starts next.
 
@@ -66,6 +67,17 @@ class LossReason(StrEnum):
     MAX_DURATION = "max_duration"
     OWNER_GONE = "owner_gone"
     ENTITY_GONE = "entity_gone"
+
+
+class MessageFate(StrEnum):
+    """What became of a message, where that ended the lease on its lock."""
+
+    COMPLETED = "completed"
+    ABANDONED = "abandoned"
+    DEFERRED = "deferred"
+    DEAD_LETTERED = "dead-lettered"
+    ELSEWHERE = "settled elsewhere"
+    """Somebody else settled it, and there is no telling how."""
 
 
 class OperationState(StrEnum):

@@ -44,15 +44,20 @@ class PollPolicy:
 
     `floor_s` and `ceiling_s` bound what the service asks for in Retry-After; `default_interval_s` stands in where it
     asks for nothing that can be used. `not_found_grace_s` is how long a 404 may last before the operation counts as
-    expired; `deadline_s` is the operation's own end.
+    expired, `refused_grace_s` how long the service may refuse to tell before it cannot be followed; `deadline_s` is the
+    operation's own end. `attempt_s` is how long a request may take, `fetch_s` how long it may take to fetch a result,
+    which can be large. With `early_probe_s` there is one more poll, so long after the first answer.
     """
 
     floor_s: float = 1.0
     ceiling_s: float = 3600.0
     default_interval_s: float = 30.0
     not_found_grace_s: float = 120.0
+    refused_grace_s: float = 600.0
+    early_probe_s: float | None = None
     deadline_s: float = 86_400.0
     attempt_s: float = 60.0
+    fetch_s: float = 900.0
     backoff_base_s: float = 1.0
     backoff_cap_s: float = 60.0
     retention_s: float = 86_400.0
@@ -62,6 +67,15 @@ def renewal_due_at(policy: RenewalPolicy, *, anchored_at: float, duration_s: flo
     """When to renew a lock that was granted at `anchored_at` for `duration_s`."""
     span = min(policy.due_fraction * duration_s, policy.max_interval_s)
     return anchored_at + span * (1.0 - policy.jitter * fraction)
+
+
+def shared_moment(due_at: float, duration_s: float) -> float:
+    """The last moment of a grid at or before `due_at`, less than a hundredth of the lock away.
+
+    Locks that last about as long share the grid, so that those which fall due close together fall due at once.
+    """
+    step = 2.0 ** (math.frexp(duration_s / 100)[1] - 1)
+    return math.floor(due_at / step) * step
 
 
 def renewal_attempt_s(policy: RenewalPolicy, *, remaining_s: float, duration_s: float) -> float:

@@ -25,11 +25,14 @@ from renewer.core.events import (
     ForgetRequested,
     LeaseAttemptFailed,
     LeaseGranted,
+    LeaseNotSettled,
     LeaseParkRequested,
     LeaseRegistered,
     LeaseReleaseRequested,
     LeaseRenewRequested,
     LeaseRestored,
+    LeaseSettled,
+    LeaseSettling,
     LeaseUnparkRequested,
     LinkLost,
     OperationAnswered,
@@ -57,8 +60,9 @@ from renewer.core.model import (
 )
 from renewer.core.operations import Operation
 from renewer.core.past import LeasePast, OperationPast
+from renewer.core.quotas import Quota
 from renewer.core.scheduler import Scheduler
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState
+from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.errors import TransientKind
 
@@ -69,9 +73,9 @@ QUARTERS = RenewalPolicy(attempt_fraction=0.25, max_outstanding=4)
 class _Story:
     """A scheduler with one thing in it, under a clock that the story sets. Every random fraction is `fraction`."""
 
-    def __init__(self, spec: LeaseSpec | OperationSpec, fraction: float) -> None:
+    def __init__(self, spec: LeaseSpec | OperationSpec, fraction: float, quota: Quota | None = None) -> None:
         self._spec = spec
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(lambda _spec, _asking, _ticket: quota)
         self.fraction = fraction
 
     def advance(self, now: float) -> list[str]:
@@ -148,6 +152,15 @@ class LeaseStory(_Story):
     def renew_now(self, now: float) -> list[str]:
         return self.handle(now, LeaseRenewRequested(self.spec.id))
 
+    def settling(self, now: float, *, epoch: int = 1) -> list[str]:
+        return self.handle(now, LeaseSettling(self.spec.id, epoch))
+
+    def settled(self, now: float, fate: MessageFate = MessageFate.COMPLETED, *, epoch: int = 1) -> list[str]:
+        return self.handle(now, LeaseSettled(self.spec.id, epoch, fate))
+
+    def not_settled(self, now: float, *, epoch: int = 1) -> list[str]:
+        return self.handle(now, LeaseNotSettled(self.spec.id, epoch))
+
     def seen(self, now: float, *, stays: bool = False, is_new: bool = False) -> list[str]:
         return self.handle(now, OwnerSeen(self.spec.id, stays, is_new))
 
@@ -182,12 +195,19 @@ def held(
 class OperationStory(_Story):
     """A story about one operation."""
 
-    def __init__(self, policy: PollPolicy | None = None, *, retry_safe: bool = False, fraction: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: PollPolicy | None = None,
+        *,
+        retry_safe: bool = False,
+        fraction: float = 0.0,
+        quota: Quota | None = None,
+    ) -> None:
         policy = PollPolicy() if policy is None else policy
         self.spec = OperationSpec(
             OperationId("op"), account="fabric.main", request="POST", retry_safe=retry_safe, policy=policy
         )
-        super().__init__(self.spec, fraction)
+        super().__init__(self.spec, fraction, quota)
 
     @property
     def operation(self) -> Operation:
@@ -216,6 +236,10 @@ class OperationStory(_Story):
         self, now: float, attempt: int, kind: TransientKind, *, retry_after_s: float | None = None, detail: str = "no"
     ) -> list[str]:
         return self.handle(now, OperationAttemptFailed(self.spec.id, attempt, Transient(kind, detail, retry_after_s)))
+
+
+def at_once(operation: Operation, now: float, *, may_wait: bool) -> str | None:
+    """Every request may begin."""
 
 
 def busy(retry_after_s: float | None = None) -> Transient:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -287,7 +288,7 @@ def test_an_answer_whose_lock_lasts_a_moment_longer_recovers_the_lease() -> None
 def test_a_broker_that_is_busy_after_expiry_too_is_asked_until_it_answers() -> None:
     story = held(fraction=0.5)
     story.run(5.0)
-    attempt = story.lease._attempt
+    attempt = story.lease._attempts.last
     assert story.fail(5.1, attempt, busy(retry_after_s=9.0)) == ["tell renew_failed epoch 1: busy"]
     assert story.scheduler.next_due() == pytest.approx(6.35)
     assert story.lease.state is LeaseState.AT_RISK
@@ -345,7 +346,7 @@ def test_old_epochs_write_nothing() -> None:
     story.link_lost(1.0, LossReason.CONNECTION_LOST)
     story.advance(1.0)
     story.grant(1.5, 2, sent_at=1.0, epoch=2)
-    before = replace(story.lease, _outstanding=story.lease._outstanding.copy())
+    before = deepcopy(story.lease)
     assert story.grant(2.0, 1, sent_at=1.9, epoch=1, lock_s=300.0) == []
     assert story.fail(2.0, 1, refused(), epoch=1) == []
     assert story.fail(2.0, 1, busy(), epoch=1) == []

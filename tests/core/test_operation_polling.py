@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from renewer.core.effects import StartFetch
 from renewer.core.model import NO_RESULT, Ended, OperationId, OperationSpec, Result, StillRunning, Succeeded
 from renewer.core.operations import Operation
+from renewer.core.quotas import Limit, Quota
 from renewer.core.states import OperationState
 from renewer.core.timing import PollPolicy
 from renewer.errors import TransientKind
-from tests.core.playbook import OperationStory
+from tests.core.playbook import OperationStory, at_once
 
 KINDS = get_args(TransientKind)
 
@@ -52,11 +53,11 @@ def test_a_new_ticket_replaces_the_old_one_and_no_ticket_keeps_it() -> None:
     story.answer(2.0, 2, StillRunning(retry_after_s=1.0, ticket="U"))
     assert story.advance(3.0) == ["poll U as #3, due 3, until 63"]
     story.answer(3.0, 3, Succeeded(result=None, ticket="V"))
-    assert story.advance(3.0) == ["fetch V as #4, due 3, until 63"]
+    assert story.advance(3.0) == ["fetch V as #4, due 3, until 903"]
 
 
 def test_looking_after_an_operation_before_anything_is_due_does_nothing() -> None:
-    assert running().operation.advance(19.999, 0.0) == []
+    assert running().operation.advance(19.999, 0.0, at_once) == []
 
 
 def test_a_daemon_that_wakes_late_polls_at_once_and_says_how_late() -> None:
@@ -253,7 +254,7 @@ def test_a_result_is_fetched_at_once_and_kept_byte_for_byte() -> None:
     story = running()
     story.advance(20.0)
     assert story.answer(20.5, 1, Succeeded("Succeeded", result=None)) == ["tell state_changed fetching"]
-    assert story.advance(20.5) == ["fetch T as #2, due 20.5, until 80.5"]
+    assert story.advance(20.5) == ["fetch T as #2, due 20.5, until 920.5"]
     result = Result("bytes", "application/octet-stream", b"\x00\xff")
     assert story.fetched(21.0, 2, result) == ["tell state_changed succeeded"]
     assert story.operation.result is result
@@ -265,7 +266,7 @@ def fetching(policy: PollPolicy | None = None) -> OperationStory:
     story = running(policy)
     story.advance(20.0)
     story.answer(20.0, 1, Succeeded("Succeeded", result=None))
-    assert story.advance(20.0) == ["fetch T as #2, due 20, until 80"]
+    assert story.advance(20.0) == ["fetch T as #2, due 20, until 920"]
     return story
 
 
@@ -273,9 +274,9 @@ def test_fetching_the_result_is_tried_again_after_a_failure_as_late_as_asked() -
     story = fetching()
     assert story.fail(20.0, 2, "throttled", retry_after_s=30.0) == ["tell poll_failed fetching: throttled"]
     assert story.advance(49.999) == []
-    assert story.advance(50.0) == ["fetch T as #3, due 50, until 110"]
-    assert story.advance(111.0) == ["cancel #3", "tell poll_failed fetching: timeout"]
-    assert story.advance(112.0) == ["fetch T as #4, due 112, until 172"]
+    assert story.advance(50.0) == ["fetch T as #3, due 50, until 950"]
+    assert story.advance(951.0) == ["cancel #3", "tell poll_failed fetching: timeout"]
+    assert story.advance(952.0) == ["fetch T as #4, due 952, until 1852"]
 
 
 def test_a_result_that_is_gone_leaves_a_success_that_says_so() -> None:
@@ -296,7 +297,7 @@ def test_a_result_that_is_gone_leaves_a_success_that_says_so() -> None:
 def test_a_result_that_cannot_be_fetched_by_the_deadline_leaves_a_success_that_says_why() -> None:
     story = fetching(PollPolicy(deadline_s=100.0))
     story.fail(20.0, 2, "server", detail="502", retry_after_s=79.0)
-    assert story.advance(99.0) == ["fetch T as #3, due 99, until 159"]
+    assert story.advance(99.0) == ["fetch T as #3, due 99, until 999"]
     assert story.advance(100.0) == ["cancel #3", "tell state_changed succeeded"]
     assert story.operation.error is not None
     assert str(story.operation.error["message"]).endswith("could not be fetched: 502")
@@ -353,7 +354,7 @@ def test_an_operation_ends_once_whatever_comes_after_it(late: str) -> None:
             assert story.fetched(22.0, 1, NO_RESULT) == []
         case _:
             assert story.advance(100.0) == []
-            assert story.operation.advance(100.0, 0.0) == []
+            assert story.operation.advance(100.0, 0.0, at_once) == []
     assert story.operation.state is OperationState.CANCELED
     assert story.operation.ended_at == 21.0
 
@@ -374,7 +375,7 @@ def test_an_ended_operation_is_forgotten_after_its_retention() -> None:
 def test_a_result_that_cannot_be_had_is_given_up_at_once_with_its_problem() -> None:
     operation = Operation(OperationSpec(OperationId("o"), "fabric.main", {}), 0.0)
     operation.register(Succeeded("Succeeded", result=None, ticket="t"), 0.0)
-    (fetch,) = operation.advance(0.0, 0.5)
+    (fetch,) = operation.advance(0.0, 0.5, at_once)
     assert isinstance(fetch, StartFetch)
     operation.fetched(fetch.attempt, Result("none", problem="result_too_large: 5 bytes"), 1.0)
     assert operation.state is OperationState.SUCCEEDED
@@ -382,3 +383,105 @@ def test_a_result_that_cannot_be_had_is_given_up_at_once_with_its_problem() -> N
     assert operation.error is not None
     assert operation.error["errorCode"] == "ResultNotFetched"
     assert "result_too_large: 5 bytes" in str(operation.error["message"])
+
+
+def test_a_first_answer_whose_result_cannot_be_had_is_a_success_that_says_so() -> None:
+    operation = Operation(OperationSpec(OperationId("o"), "fabric.main", {}), 0.0)
+    operation.register(Succeeded(result=Result("none", problem="result_too_large: 5 bytes")), 0.0)
+    assert (operation.state, operation.result) == (OperationState.SUCCEEDED, NO_RESULT)
+    assert operation.error is not None
+    assert "result_too_large: 5 bytes" in str(operation.error["message"])
+
+
+# The early probe ------------------------------------------------------------------------------------------------------
+
+PROBE = PollPolicy(early_probe_s=2.0)
+
+
+def test_with_an_early_probe_there_is_one_poll_before_the_service_asked_for_it() -> None:
+    story = running(PROBE)
+    assert story.advance(2.0) == ["poll T as #1, due 2, until 62"]
+    story.answer(2.5, 1, StillRunning("Running", retry_after_s=20.0))
+    assert story.scheduler.next_due() == 22.5
+    story.advance(22.5)
+    story.answer(23.0, 2, StillRunning("Running", retry_after_s=20.0))
+    assert story.scheduler.next_due() == 43.0
+
+
+def test_an_early_probe_that_finds_the_end_is_all_that_is_needed() -> None:
+    story = running(PROBE)
+    story.advance(2.0)
+    assert story.answer(2.5, 1, Succeeded("Succeeded")) == ["tell state_changed succeeded"]
+
+
+def test_after_an_early_probe_that_failed_the_service_is_left_alone_for_as_long_as_it_asked() -> None:
+    story = running(PROBE)
+    story.advance(2.0)
+    story.fail(2.5, 1, "server")
+    assert story.scheduler.next_due() == 20.0
+    story.advance(20.0)
+    story.fail(20.5, 2, "server")
+    assert story.scheduler.next_due() == 21.5
+
+
+def test_an_early_probe_that_was_never_answered_does_not_hasten_the_next_poll() -> None:
+    story = running(PollPolicy(early_probe_s=2.0, attempt_s=5.0))
+    story.advance(2.0)
+    assert story.advance(8.0) == ["cancel #1", "tell poll_failed running: timeout"]
+    assert story.scheduler.next_due() == 20.0
+
+
+@pytest.mark.parametrize("asked_s", [1.0, 2.0])
+def test_there_is_no_early_probe_where_the_service_asks_to_be_asked_as_soon(asked_s: float) -> None:
+    story = running(PROBE, retry_after_s=asked_s)
+    assert story.advance(asked_s) == [f"poll T as #1, due {asked_s:g}, until {asked_s + 60:g}"]
+    story.answer(3.0, 1, StillRunning(retry_after_s=20.0))
+    assert story.scheduler.next_due() == 23.0
+
+
+def test_an_early_probe_is_left_out_where_it_would_keep_others_waiting() -> None:
+    story = OperationStory(PROBE, quota=Quota("q", Limit(1, 10.0)))
+    story.register(0.0)
+    story.advance(0.0)
+    story.answer(0.0, 1, StillRunning(retry_after_s=20.0, ticket="T"))
+    assert story.advance(2.0) == []
+    assert story.operation.held_back_by is None
+    assert story.advance(20.0) == ["poll T as #2, due 20, until 80"]
+
+
+# Polls that are refused -----------------------------------------------------------------------------------------------
+
+
+def test_polls_that_are_refused_for_long_end_as_unpollable_and_say_that_it_may_still_run() -> None:
+    story = running(PollPolicy(refused_grace_s=30.0))
+    story.advance(20.0)
+    assert story.fail(20.0, 1, "refused", detail="HTTP 400") == ["tell poll_failed running: refused"]
+    assert story.advance(21.0) == ["poll T as #2, due 21, until 81"]
+    assert story.fail(50.0, 2, "refused", detail="HTTP 400")[-1] == "tell state_changed unpollable"
+    error = story.operation.error or {}
+    assert error["errorCode"] == "PollRefused"
+    assert str(error["message"]).startswith("HTTP 400; refused for 30 s. The operation may still be running")
+
+
+@pytest.mark.parametrize("between", sorted(set(KINDS) - {"refused"}))
+def test_only_refusals_in_a_row_count(between: TransientKind) -> None:
+    story = running(PollPolicy(refused_grace_s=30.0))
+    for number, (kind, at) in enumerate((("refused", 20.0), (between, 60.0), ("refused", 190.0)), start=1):
+        story.advance(at)
+        story.fail(at, number, kind)
+    assert story.operation.state is OperationState.RUNNING
+
+
+def test_a_result_that_is_refused_leaves_a_success_that_says_so() -> None:
+    story = fetching(PollPolicy(refused_grace_s=0.0))
+    assert story.fail(20.0, 2, "refused", detail="HTTP 400")[-1] == "tell state_changed succeeded"
+    assert story.operation.error is not None
+
+
+def test_what_the_service_says_of_its_times_is_kept() -> None:
+    story = running()
+    story.advance(20.0)
+    story.answer(20.0, 1, StillRunning(started_at=1000.0, updated_at=1010.0))
+    story.advance(50.0)
+    story.answer(50.0, 2, StillRunning(updated_at=1040.0))
+    assert (story.operation.service_started_at, story.operation.service_updated_at) == (1000.0, 1040.0)

@@ -61,7 +61,7 @@ def test_a_first_request_that_may_have_been_sent_is_sent_again_where_that_is_saf
 def test_a_result_that_was_being_fetched_is_fetched() -> None:
     story = OperationStory()
     story.restore(0.0, OperationState.FETCHING, was_asking=True)
-    assert story.advance(0.0) == ["fetch T as #1, due 0, until 60"]
+    assert story.advance(0.0) == ["fetch T as #1, due 0, until 900"]
 
 
 @pytest.mark.parametrize("state", ENDED)
@@ -107,3 +107,17 @@ def test_a_request_is_kept_until_it_is_answered_and_no_longer() -> None:
     story.advance(10.0)
     story.answer(11.0, 2, StillRunning(retry_after_s=20.0, ticket="T"))
     assert story.operation.spec.request is None
+
+
+def test_a_probe_that_was_due_and_fails_after_a_restart_does_not_hasten_the_next_poll() -> None:
+    story = OperationStory(PollPolicy(early_probe_s=2.0))
+    story.restore(1.0, OperationState.RUNNING, next_attempt_at=2.0, retry_after_s=20.0)
+    assert story.advance(2.0) == ["poll T as #1, due 2, until 62"]
+    story.fail(2.5, 1, "server")
+    assert story.scheduler.next_due() == 21.0
+
+
+def test_a_probe_whose_answer_nobody_read_is_not_repeated() -> None:
+    story = OperationStory(PollPolicy(early_probe_s=2.0))
+    story.restore(3.0, OperationState.RUNNING, was_asking=True, retry_after_s=20.0)
+    assert story.scheduler.next_due() == 23.0

@@ -10,7 +10,7 @@ from renewer.core.timing import PollPolicy
 from renewer.errors import TransientKind
 from tests.core.playbook import OperationStory
 
-NOT_TAKEN_UP = {"throttled", "busy", "unreachable"}
+NOT_TAKEN_UP = {"throttled", "busy", "unreachable", "no_token"}
 KINDS = get_args(TransientKind)
 
 
@@ -54,7 +54,7 @@ def test_an_operation_whose_result_was_all_that_was_missing_when_it_was_register
         "tell registered accepted",
         "tell state_changed fetching",
     ]
-    assert story.advance(0.0) == ["fetch T as #1, due 0, until 60"]
+    assert story.advance(0.0) == ["fetch T as #1, due 0, until 900"]
 
 
 def test_a_first_request_that_is_answered_with_the_result_is_a_success_without_a_poll() -> None:

@@ -26,8 +26,11 @@ from renewer.core.events import (
     Event,
     LeaseAttemptFailed,
     LeaseGranted,
+    LeaseNotSettled,
     LeaseRegistered,
     LeaseReleaseRequested,
+    LeaseSettled,
+    LeaseSettling,
     LinkLost,
     OperationAnswered,
     OperationAttemptFailed,
@@ -51,7 +54,7 @@ from renewer.core.model import (
     Transient,
 )
 from renewer.core.scheduler import Scheduler
-from renewer.core.states import OPERATION_TRANSITIONS, LeaseState, LossReason, OperationState, is_over
+from renewer.core.states import OPERATION_TRANSITIONS, LeaseState, LossReason, MessageFate, OperationState, is_over
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.errors import TransientKind
 
@@ -207,6 +210,19 @@ class SchedulerUnderFire(RuleBasedStateMachine):
         self.handle(LeaseReleaseRequested(LeaseId(name)), fraction)
         assert lease is None or is_over(lease.state)
 
+    @rule(name=names, behind=st.sampled_from([-1, 0, 0, 0, 1]))
+    def a_message_is_about_to_be_settled(self, name: str, behind: int) -> None:
+        lease = self.scheduler.lease(LeaseId(name))
+        self.handle(LeaseSettling(LeaseId(name), 1 if lease is None else lease.epoch - behind), 0.5)
+
+    @rule(name=names, fate=st.none() | st.sampled_from(MessageFate), behind=st.sampled_from([-1, 0, 0, 0, 1]))
+    def a_message_is_settled_or_not(self, name: str, fate: MessageFate | None, behind: int) -> None:
+        lease = self.scheduler.lease(LeaseId(name))
+        epoch = 1 if lease is None else lease.epoch - behind
+        self.handle(
+            LeaseNotSettled(LeaseId(name), epoch) if fate is None else LeaseSettled(LeaseId(name), epoch, fate), 0.5
+        )
+
     @rule(name=names, answer=answers, off=st.sampled_from([0, 0, 0, -1, 1]))
     def an_operation_is_answered(self, name: str, answer: PollAnswer, off: int) -> None:
         asked = self.asked.get(OperationId(name))
@@ -234,6 +250,9 @@ class SchedulerUnderFire(RuleBasedStateMachine):
             LeaseGranted(nobody, 1, 1, Grant(self.now, 5.0)),
             LinkLost(nobody, 1, LossReason.DETACHED, "gone"),
             LeaseReleaseRequested(nobody),
+            LeaseSettling(nobody, 1),
+            LeaseSettled(nobody, 1, MessageFate.COMPLETED),
+            LeaseNotSettled(nobody, 1),
             OperationAnswered(nothing, 1, Ended("failed")),
             ResultFetched(nothing, 1, NO_RESULT),
             OperationAttemptFailed(nothing, 1, Transient("server", "500")),
@@ -254,8 +273,9 @@ class SchedulerUnderFire(RuleBasedStateMachine):
     @invariant()
     def a_living_lease_is_always_about_to_ask_or_waiting_for_an_answer(self) -> None:
         for lease in self.scheduler.leases():
-            waiting, planned = lease._attempt_until is not None, lease.next_attempt_at is not None
-            assert (waiting + planned) == (0 if is_over(lease.state) else 1)
+            waiting, planned = lease._attempts.until is not None, lease.next_attempt_at is not None
+            assert (waiting + planned) == (0 if is_over(lease.state) or lease.is_settling else 1)
+            assert not (lease.is_settling and self.watchers[lease.spec.id].outstanding)
 
     @invariant()
     def a_living_operation_is_always_about_to_ask_or_waiting_for_an_answer(self) -> None:
