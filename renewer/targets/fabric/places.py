@@ -1,62 +1,29 @@
-"""Where requests go: paths on a host that may see the token, whatever host a URL or a header names."""
+"""What Fabric's paths mean: operations, their results, job instances, and where each is asked for."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from renewer.errors import UsageError
-from renewer.targets.origins import Origin, check_path, redact, split_url
+from renewer.targets.origins import split_url
+from renewer.targets.rest.places import Place, rebase
 
 if TYPE_CHECKING:
-    from renewer.targets.fabric.options import FabricOptions
+    from renewer.targets.rest.account import AccountOptions
+
+Bucket = Literal["platform", "jobs", "operations"]
+"""What Fabric counts separately for each identity (Microsoft Fabric REST API throttling)."""
 
 _UUID = r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
 _OPERATION_ID = re.compile(_UUID + r"\Z")
 _OPERATION = re.compile(rf"(?:/[^?]*)?/operations/(?P<id>{_UUID})(?P<result>/result)?/?(?:\?.*)?\Z")
 _JOB_INSTANCE = re.compile(r"/[^?]+/jobs/instances/[^/?]+/?(?:\?.*)?\Z")
+_CAPACITY_ASSIGNMENT = re.compile(
+    r"(?P<workspace>.*/workspaces/[^/]+)/(?:un)?assign(?:to|from)capacity/?\Z", re.IGNORECASE
+)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Place:
-    """A path, with its query, on a host that may see the token."""
-
-    origin: Origin
-    path: str
-
-    @property
-    def url(self) -> str:
-        """The absolute URL."""
-        return f"{self.origin}{self.path}"
-
-    def __str__(self) -> str:
-        """Render for people: without the query, which can hold a signature."""
-        return redact(self.url)
-
-    __repr__ = __str__
-
-
-def locate(options: FabricOptions, url: str, *, field: str = "url") -> Place:
-    """Find the place that a caller's URL means: absolute on an allowed host, or relative to the base URL.
-
-    Raises UsageError, naming `field`, for every other host.
-    """
-    try:
-        if "://" not in url.partition("?")[0]:
-            return Place(options.origin, _rebase(options, url if url.startswith("/") else f"/{url}"))
-        origin, path, query = split_url(url)
-    except ValueError as error:
-        raise UsageError(f"{field}: {redact(url)!r} {error}") from error
-    if not options.allows(origin):
-        raise UsageError(
-            f"{field}: {origin} is not the host of fabric.{options.name} ({options.origin}), and no other may see its "
-            "token; give a path"
-        )
-    return Place(origin, path + query)
-
-
-def path_of_location(options: FabricOptions, location: str) -> str | None:
+def path_of_location(options: AccountOptions, location: str) -> str | None:
     """Rebuild the path that a Location header names on our own host; None if it cannot be used.
 
     The service names hosts of its back end there, which are not to see the token.
@@ -65,7 +32,7 @@ def path_of_location(options: FabricOptions, location: str) -> str | None:
         if not location.startswith("/"):
             _, path, query = split_url(location)
             location = path + query
-        path = _rebase(options, location)
+        path = rebase(options, location)
     except ValueError:
         return None
     # The root answers, if at all, with something that is no state.
@@ -101,10 +68,17 @@ def cancel_path(path: str) -> str | None:
     return f"{instance.rstrip('/')}/cancel{mark}{query}"
 
 
-def _rebase(options: FabricOptions, path: str) -> str:
-    """Put a path below the base path, unless it is there; `/v1` in it and at the base's end are the same."""
-    check_path(path)
-    base = options.base_path
-    if path.startswith(f"{base}/"):
-        return path
-    return base + (path[3:] if base.endswith("/v1") and path.startswith("/v1/") else path)
+def bucket_of(path: str) -> Bucket:
+    """What a request to this path counts against."""
+    bare = path.partition("?")[0]
+    if "/jobs/" in bare.lower():
+        return "jobs"
+    return "platform" if _OPERATION.match(bare) is None else "operations"
+
+
+def where_to_look(asked: Place) -> str:
+    """What tells how a request ended for which the service gives nothing to ask."""
+    match = _CAPACITY_ASSIGNMENT.match(asked.bare_path)
+    if match is None:
+        return "look at the resource itself"
+    return f"look at capacityAssignmentProgress of the workspace (GET {match['workspace']})"

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import anyio
-import httpx
 
-from renewer import __version__
-from renewer.core.model import NO_RESULT, Ended, OperationSpec, PollAnswer, Result
-from renewer.errors import ConflictError, TransientError, UsageError
-from renewer.ports import PreparedOperation
+from renewer.core.model import NO_RESULT, Ended, OperationSpec, PollAnswer, Result, StillRunning, Succeeded
+from renewer.errors import ConflictError, UsageError
+from renewer.ports import DEFAULT_TERMS, FollowTerms, PreparedOperation
 from renewer.targets.fabric.answers import (
+    is_poll,
     read_adopted,
     read_canceled,
     read_first,
     read_poll,
     read_result,
-    transient,
 )
-from renewer.targets.fabric.places import Place, cancel_path, locate
-from renewer.targets.fabric.records import dump_request, dump_ticket, load_request, load_ticket
-from renewer.targets.fabric.requests import (
-    OUR_HEADERS,
+from renewer.targets.fabric.places import bucket_of, cancel_path
+from renewer.targets.fabric.tickets import Ticket, dump_ticket, load_ticket
+from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError
+from renewer.targets.rest.caller import Caller
+from renewer.targets.rest.cookies import NO_COOKIES, Cookies, updated
+from renewer.targets.rest.places import Place, locate
+from renewer.targets.rest.records import dump_request, load_request
+from renewer.targets.rest.requests import (
     Adopt,
     Submit,
     answer_of,
     content_of,
+    is_retry_safe,
     parse_adopt,
     parse_submit,
 )
-from renewer.targets.fabric.tickets import Ticket, place_of
-from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError, build_client, exchange
+from renewer.targets.rest.results import result_too_large
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import httpx
     from anyio.abc import TaskStatus
 
+    from renewer.core.quotas import Asking, Quota
     from renewer.ports import Clock
-    from renewer.targets.fabric.options import FabricOptions
+    from renewer.targets.rest.account import AccountOptions
+    from renewer.targets.spool import Spool
     from renewer.targets.tokens import TokenSource
-
-_CLOSE_TIMEOUT_S = 2.0
-_REPEATABLE = frozenset({"GET", "PUT"})
-"""Methods whose second sending changes nothing and is answered like the first (RFC 9110 9.2.2, but DELETE)."""
 
 
 class FabricTarget:
@@ -56,35 +58,51 @@ class FabricTarget:
 
     def __init__(
         self,
-        options: FabricOptions,
+        options: AccountOptions,
         tokens: TokenSource,
         clock: Clock,
         client: httpx.AsyncClient | None = None,
+        *,
+        spool: Spool | None = None,
     ) -> None:
-        """`client`, if given, stays the caller's to close."""
+        """`client`, if given, stays the caller's to close; `spool` is where large results go."""
         self._options = options
-        self._tokens = tokens
         self._clock = clock
-        self._owns_client = client is None
-        self._client = client or build_client(max_connections=options.max_connections)
+        self._caller = Caller(options, tokens, clock, client=client, spool=spool)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, then close the connections."""
-        task_status.started()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            if self._owns_client:
-                with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
-                    await self._client.aclose()
+        await self._caller.run(task_status=task_status)
 
-    def prepare(self, how: Literal["submit", "adopt"], request: Mapping[str, object]) -> PreparedOperation:
+    def prepare(
+        self, how: Literal["submit", "adopt"], request: Mapping[str, object], terms: FollowTerms = DEFAULT_TERMS
+    ) -> PreparedOperation:
         """Read what a caller asks for. Raises `UsageError` naming the field and what would be right."""
+        for field, given in (("protocol", terms.protocol != "auto"), ("final_state_via", terms.final_state_via)):
+            if given:
+                raise UsageError(
+                    f"{field}: goes with [azure.NAME] accounts; leave it out, Fabric's operations are recognised"
+                )
         if how == "submit":
-            submit = parse_submit(request, self._options)
-            return PreparedOperation(submit, first=None, retry_safe=submit.method in _REPEATABLE)
-        adopt = parse_adopt(request, self._options)
+            submit = parse_submit(request, self._options, terms)
+            return PreparedOperation(submit, first=None, retry_safe=is_retry_safe(submit))
+        adopt = parse_adopt(request, self._options, terms)
         return PreparedOperation(adopt, first=self.adopt(adopt), retry_safe=False)
+
+    def quota(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota:
+        """What the next request of this operation counts against: its path's bucket, of this identity on its host."""
+        try:
+            if isinstance(ticket, Ticket):
+                is_for_result = asking == "fetch" and ticket.result_path is not None
+                place = ticket.place(self._options, ticket.result_path or "" if is_for_result else ticket.path)
+            elif isinstance(spec.request, Submit | Adopt):
+                place = locate(self._options, spec.request.url)
+            else:
+                return self._options.quota("platform")
+        except (UsageError, ValueError):
+            # It will not be sent.
+            return self._options.quota("platform")
+        return self._options.quota(bucket_of(place.path), place.origin)
 
     def adopt(self, request: Adopt) -> PollAnswer:
         """Read the first answer that the caller brings along; nothing is sent."""
@@ -93,7 +111,8 @@ class FabricTarget:
             answer = answer_of(request)
         except UsageError as error:
             return _refused(error)
-        return read_adopted(answer, method=request.method, asked=asked, options=self._options, clock=self._clock)
+        read = read_adopted(answer, method=request.method, asked=asked, options=self._options, clock=self._clock)
+        return _on_terms(read, request.terms, updated(NO_COOKIES, answer, asked, self._clock))
 
     async def submit(self, spec: OperationSpec) -> PollAnswer:
         """Send the first request and read its answer; for an adopted operation, read the one at hand."""
@@ -107,33 +126,39 @@ class FabricTarget:
             content = content_of(request)
         except UsageError as error:
             return _refused(error)
-        limit = max(self._options.max_result_bytes, STATE_BODY_MAX)
-        try:
-            answer = await self._ask(request.method, asked, request.headers, content, limit)
-        except BodyTooLargeError as error:
-            raise TransientError(
-                f"{error}, the most that max_result allows", kind="garbage", condition=error.condition
-            ) from error
-        return read_first(answer, method=request.method, asked=asked, options=self._options, clock=self._clock)
+        terms = request.terms
+        if is_poll(request.method, asked):
+            asked = asked.with_query(terms.poll_query)
+            headers = {**terms.poll_headers, **request.headers}
+            answer = await self._caller.ask(
+                request.method, asked, headers=headers, content=content, max_body=STATE_BODY_MAX
+            )
+            is_too_large = False
+        else:
+            answer, is_too_large = await self._ask_for_result(request.method, asked, request.headers, content)
+        read = read_first(answer, method=request.method, asked=asked, options=self._options, clock=self._clock)
+        if is_too_large and isinstance(read, Succeeded):
+            # It was carried out all the same.
+            read = Succeeded(result=result_too_large(self._options.max_result_bytes, self._options.name))
+        return _on_terms(read, terms, updated(NO_COOKIES, answer, asked, self._clock))
 
     async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
         """Ask how the operation stands."""
         ticket = _checked(ticket, spec)
-        answer = await self._get(ticket, ticket.path, STATE_BODY_MAX)
-        return read_poll(answer, ticket, self._options, self._clock)
+        answer = await self._ask("GET", ticket, ticket.path)
+        read = read_poll(answer, ticket, self._options, self._clock)
+        cookies = updated(ticket.cookies, answer, ticket.place(self._options, ticket.path), self._clock)
+        return read if cookies == ticket.cookies else _with_cookies(read, ticket, cookies)
 
     async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
         """Fetch the result of an operation that succeeded."""
         ticket = _checked(ticket, spec)
         if ticket.result_path is None:
             return NO_RESULT
-        limit = self._options.max_result_bytes
-        try:
-            answer = await self._get(ticket, ticket.result_path, max(limit, STATE_BODY_MAX))
-        except BodyTooLargeError:
-            return self._too_large(limit)
-        if answer.status == 200 and len(answer.body) > limit:
-            return self._too_large(limit)
+        place = ticket.place(self._options, ticket.result_path)
+        answer, is_too_large = await self._ask_for_result("GET", place, ticket.headers, None, ticket.cookies)
+        if is_too_large and answer.status == 200:
+            return result_too_large(self._options.max_result_bytes, self._options.name)
         return read_result(answer, f"GET {ticket.result_path.partition('?')[0]}", self._clock)
 
     async def cancel(self, spec: OperationSpec, ticket: object) -> None:
@@ -147,7 +172,7 @@ class FabricTarget:
             raise ConflictError(
                 "Fabric has no way to cancel this operation: it runs to its end there. Forget it to stop following it"
             )
-        answer = await self._ask("POST", self._place(ticket, path), {}, None, STATE_BODY_MAX)
+        answer = await self._ask("POST", ticket, path)
         read_canceled(answer, f"POST {path.partition('?')[0]}", self._clock)
 
     def dump_request(self, request: object) -> object:
@@ -166,58 +191,45 @@ class FabricTarget:
         """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
         return load_ticket(document)
 
-    async def _get(self, ticket: Ticket, path: str, max_body: int) -> Answer:
-        return await self._ask("GET", self._place(ticket, path), {}, None, max_body)
+    async def _ask(self, method: str, ticket: Ticket, path: str) -> Answer:
+        place = ticket.place(self._options, path)
+        return await self._caller.ask(
+            method, place, headers=ticket.headers, max_body=STATE_BODY_MAX, cookies=ticket.cookies
+        )
 
-    def _place(self, ticket: Ticket, path: str) -> Place:
-        place = place_of(self._options, ticket, path)
-        if place is None:
-            raise TransientError(
-                f"{ticket.origin} may no longer see the token of fabric.{self._options.name}; "
-                "put it back into allow_hosts to go on following the operation",
-                kind="unauthorized",
+    async def _ask_for_result(
+        self,
+        method: str,
+        place: Place,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        cookies: Cookies = NO_COOKIES,
+    ) -> tuple[Answer, bool]:
+        """An answer that may be a result, and whether it is larger than one may be: then its body may be missing."""
+        limit = self._options.max_result_bytes
+        most = max(limit, STATE_BODY_MAX)
+        try:
+            answer = await self._caller.ask(
+                method, place, headers=headers, content=content, max_body=most, cookies=cookies, spooled=True
             )
-        return place
-
-    async def _ask(
-        self, method: str, place: Place, headers: Mapping[str, str], content: bytes | None, max_body: int
-    ) -> Answer:
-        """Send one request; after a 401 once more, with a fresh token."""
-        used = None
-        for fresh in (False, True):
-            token = await self._tokens.token(fresh=fresh)
-            if token == used:
-                break
-            used = token
-            request = httpx.Request(method, place.url, headers=_headers(headers, token, content), content=content)
-            answer = await exchange(self._client, request, max_body=max_body)
-            if answer.status != 401:
-                return answer
-        refused = transient(answer, f"{method} {place}", self._clock)
-        raise TransientError(
-            f"{refused}: the token was refused; check it, its audience, and what this identity may do",
-            kind="unauthorized",
-            retry_after_s=refused.retry_after_s,
-            condition=refused.condition,
-        )
-
-    def _too_large(self, limit: int) -> Result:
-        return Result(
-            kind="none",
-            problem=f"result_too_large: it is larger than {limit} bytes; raise max_result of "
-            f"[fabric.{self._options.name}], or fetch it from the service",
-        )
+        except BodyTooLargeError as error:
+            return error.head, True
+        return answer, answer.size > limit
 
 
-def _headers(given: Mapping[str, str], token: str, content: bytes | None) -> httpx.Headers:
-    headers = httpx.Headers(
-        {"Accept": "application/json, */*;q=0.5", "User-Agent": f"renewer/{__version__}", "Accept-Encoding": "gzip"}
-    )
-    if content is not None:
-        headers["Content-Type"] = "application/json"
-    headers.update({name: value for name, value in given.items() if name.lower() not in OUR_HEADERS})
-    headers["Authorization"] = f"Bearer {token}"
-    return headers
+def _on_terms(read: PollAnswer, terms: FollowTerms, cookies: Cookies) -> PollAnswer:
+    """The answer to a first request, with a ticket that has all that later requests need."""
+    if isinstance(read, StillRunning | Succeeded) and isinstance(read.ticket, Ticket):
+        ticket = replace(read.ticket, query=terms.poll_query, headers=terms.poll_headers, cookies=cookies)
+        return replace(read, ticket=ticket)
+    return read
+
+
+def _with_cookies(read: PollAnswer, ticket: Ticket, cookies: Cookies) -> PollAnswer:
+    if isinstance(read, StillRunning | Succeeded):
+        then = read.ticket if isinstance(read.ticket, Ticket) else ticket
+        return replace(read, ticket=replace(then, cookies=cookies))
+    return read
 
 
 def _checked(ticket: object, spec: OperationSpec) -> Ticket:
