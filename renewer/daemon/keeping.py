@@ -20,6 +20,7 @@ import anyio
 import structlog
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
+from renewer.daemon import horizon
 from renewer.errors import RegistryError, UnstorableError
 from renewer.ports import Batch, Entry, EntryKind
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from renewer.core.model import Result
+    from renewer.daemon.horizon import Horizon
     from renewer.ports import Registry
 
 News = TellLease | TellOperation
@@ -66,6 +68,7 @@ class Keeper:
         *,
         snapshot: Callable[[EntryKind, str], Entry | None],
         tell: Callable[[News], None],
+        horizon: Horizon,
         deliveries: Deliveries | None = None,
     ) -> None:
         self.trouble: str | None = None
@@ -75,11 +78,13 @@ class Keeper:
         self._registry = registry
         self._snapshot = snapshot
         self._tell = tell
+        self._horizon = horizon
         self._deliveries = deliveries
         self._marked: dict[str, _Mark] = {}
         self._under_way: dict[str, _Mark] = {}
         self._callbacks: dict[str, Entry] = {}
         self._results: dict[str, Result] = {}
+        self._unwanted: list[str] = []
         self._work = anyio.Event()
         self._is_slow = False
 
@@ -93,7 +98,7 @@ class Keeper:
         key = news.spec.id
         kind = EntryKind.LEASE if isinstance(news, TellLease) else EntryKind.OPERATION
         callback = None if self._deliveries is None else self._deliveries.entry_for(news)
-        if news.news in _KEPT or callback is not None:
+        if _is_kept(news) or callback is not None:
             change = self._mark(kind, key)
             if callback is not None:
                 self._callbacks[callback.id] = callback
@@ -117,26 +122,41 @@ class Keeper:
         await mark.done.wait()
         return mark.stored
 
-    async def note_asking(self, key: str, *, strictly: bool) -> None:
-        """Store that a request for this operation goes out, before it does.
+    async def note_submitting(self, key: str) -> None:
+        """Store that the first request of this operation goes out, before it does; returns only when it is stored.
 
-        Whoever starts after a crash then knows that there may be an answer which nobody read. With `strictly` this
-        returns only when it is stored, else also when it cannot be.
+        Whoever starts after a crash then knows that it may have been sent.
         """
         self._mark(EntryKind.OPERATION, key)
-        while not await self.durable(key) and strictly:
+        while not await self.durable(key):
             self._mark(EntryKind.OPERATION, key)
             await anyio.sleep(_RETRY_S[0])
 
+    async def cover_poll(self) -> None:
+        """Return once the horizon covers a poll that goes out now, or when that cannot be stored."""
+        if self._horizon.is_near:
+            self._mark(EntryKind.HORIZON, horizon.KEY)
+            if not self._horizon.covers_now and self.trouble is None:
+                await self.durable(horizon.KEY)
+
+    def no_more_polls(self) -> None:
+        """The daemon is about to stop: have the next start know that what is due later was not asked."""
+        self._horizon.draw_in()
+        self._mark(EntryKind.HORIZON, horizon.KEY)
+
     def keep_result(self, key: str, result: Result) -> Result:
-        """Take charge of a result's body; what the core needs to know of it is returned."""
-        if not result.body:
+        """Take charge of a result's body, or of the file that it is in; what the core needs to know is returned."""
+        self._drop_result(key)
+        if not result.body and result.file is None:
             return result
         self._results[key] = result
         return result.without_body()
 
     async def result(self, key: str) -> Result | None:
-        """The result of an operation, with its body. Raises `RegistryError` if it cannot be read."""
+        """The result of an operation, its body in `body` or in `file`. Raises `RegistryError` if it cannot be read.
+
+        A file may be gone before it is opened, because its result was stored meanwhile: then ask again.
+        """
         waiting = self._results.get(key)
         return waiting if waiting is not None else await self._registry.result(key)
 
@@ -154,7 +174,7 @@ class Keeper:
         task_status.started()
         failures = 0
         while True:
-            if not self._marked:
+            if not self._marked and not self._unwanted:
                 self._work = anyio.Event()
                 await self._work.wait()
             if await self._write():
@@ -167,6 +187,13 @@ class Keeper:
         """Wait until all that is known of anything by now is stored, or cannot be; not for what comes meanwhile."""
         for mark in (*self._under_way.values(), *self._marked.values()):
             await mark.done.wait()
+
+    def _drop_result(self, key: str) -> None:
+        """A result that is kept here is not to be stored; its file, if it has one, is the registry's to remove."""
+        result = self._results.pop(key, None)
+        if result is not None and result.file is not None:
+            self._unwanted.append(result.file)
+            self._work.set()
 
     def _mark(self, kind: EntryKind, key: str) -> _Mark:
         mark = self._marked.get(key)
@@ -189,14 +216,17 @@ class Keeper:
                 self._is_slow = False
             tasks.cancel_scope.cancel()
         if failure is not None:
-            self._failed(failure)
+            self._failed(batch, failure)
             return False
         if self.trouble is not None:
             self.trouble = None
             _log.warning("registry written again")
         done, self._under_way = self._under_way, {}
-        for key in batch.results:
-            self._results.pop(key, None)
+        if horizon.KEY in done:
+            self._horizon.stored()
+        for key, result in batch.results.items():
+            if self._results.get(key) is result:
+                del self._results[key]
         for key, mark in done.items():
             mark.stored = key not in unstorable
             self._pass_on(mark)
@@ -236,16 +266,18 @@ class Keeper:
             entry = None if mark.kind is EntryKind.CALLBACK else self._snapshot(mark.kind, key)
             if entry is None:
                 deletes.append((mark.kind, key))
-                self._results.pop(key, None)
+                self._drop_result(key)
             else:
                 puts.append(entry)
             if entry is not None and key in self._results:
                 results[key] = self._results[key]
             puts += [self._callbacks[name] for name in mark.callbacks if name in self._callbacks]
-        return Batch(puts, deletes, results)
+        unwanted, self._unwanted = self._unwanted, []
+        return Batch(puts, deletes, results, unwanted)
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, batch: Batch, why: str) -> None:
         self.failures += 1
+        self._unwanted += batch.unwanted
         if self.trouble != why:
             _log.error("registry not written", detail=why)
         self.trouble = why
@@ -277,6 +309,10 @@ class _Mark:
     callbacks: list[str] = field(default_factory=list)
     done: anyio.Event = field(default_factory=anyio.Event)
     stored: bool = False
+
+
+def _is_kept(news: News) -> bool:
+    return news.news in _KEPT and not (isinstance(news, TellOperation) and news.is_routine)
 
 
 _KEPT: frozenset[LeaseNews | OperationNews] = frozenset(

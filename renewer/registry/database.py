@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from renewer.errors import RegistryError
@@ -24,12 +26,11 @@ from renewer.registry.documents import (
 )
 from renewer.registry.failures import UNREADABLE, DamagedError, code_of, told
 from renewer.registry.privatefiles import tighten
-from renewer.registry.resultfiles import is_result_file
+from renewer.registry.resultfiles import files_given, is_result_file, remove_files
 from renewer.registry.schema import migrate, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from renewer.core.model import Result
     from renewer.registry.resultfiles import ResultFiles
@@ -93,11 +94,14 @@ class Database:
         return {name for (name,) in self._connection.execute("SELECT file FROM results WHERE file IS NOT NULL")}
 
     def write(self, batch: Batch) -> None:
-        """Make the changes in one transaction; large results are on disk before it, obsolete ones removed after it."""
+        """Make the changes in one transaction; large results are on disk before it, obsolete ones removed after it.
+
+        So are the files that results came in: until then they stay, in case it must be done again.
+        """
         self._check_in_place()
         puts = [(entry.kind, entry.id, entry.number, document_text(entry)) for entry in batch.puts]
         # A result whose body is kept elsewhere is kept here already.
-        results = {id_: result for id_, result in batch.results.items() if result.stored_size is None and is_text(id_)}
+        results = {id_: result for id_, result in batch.results.items() if not result.is_elsewhere and is_text(id_)}
         deletes = [(kind, id_) for kind, id_ in batch.deletes if is_text(id_)]
         names: dict[str, str] = {}
         try:
@@ -115,9 +119,10 @@ class Database:
             raise
         self._files.remove([*obsolete, *self._unsure])
         self._unsure.clear()
+        remove_files(files_given(batch))
 
     def result(self, operation_id: str) -> Result | None:
-        """The result of an operation, with its body."""
+        """The result of an operation, with its body or the file that holds it."""
         self._check_in_place()
         if not is_text(operation_id):
             return None
@@ -130,15 +135,17 @@ class Database:
         head, size, body, file = row
         where = self._path
         try:
-            if body is None:
-                if not is_result_file(file):
-                    raise UnreadableError("its file has a name that was never given")
-                where = self._files.path(file)
-                with told(where):
-                    body = self._files.read(file)
-            if not isinstance(body, bytes) or len(body) != size:
-                raise UnreadableError(f"it should be {size} bytes long and is not")
-            return result_from(head, body)
+            if body is not None:
+                if not isinstance(body, bytes):
+                    raise UnreadableError("its body is not bytes")
+                _check_length(len(body), size)
+                return result_from(head, body)
+            if not is_result_file(file):
+                raise UnreadableError("its file has a name that was never given")
+            where = self._files.path(file)
+            with told(where):
+                _check_length(self._files.size(file), size)
+            return replace(result_from(head, b""), stored_size=size, file=str(where))
         except RegistryError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -190,9 +197,15 @@ class Database:
             raise
 
     def _store_large(self, results: Mapping[str, Result]) -> dict[str, str]:
-        large = [id_ for id_, result in results.items() if result.size > self._inline_bytes]
+        large = [id_ for id_, result in results.items() if result.file is None and result.size > self._inline_bytes]
+        arrived = {id_: Path(result.file) for id_, result in results.items() if result.file is not None}
         with told(self._files.directory):
-            return dict(zip(large, self._files.store(results[id_].body for id_ in large), strict=True))
+            stored = dict(zip(large, self._files.store(results[id_].body for id_ in large), strict=True))
+            try:
+                return {**stored, **dict(zip(arrived, self._files.take(arrived.values()), strict=True))}
+            except BaseException:
+                self._files.remove(stored.values())
+                raise
 
     def _apply(
         self,
@@ -248,6 +261,11 @@ class Database:
                 f"{self._path}: it was moved, removed or replaced while renewer was using it: put it back, or restart "
                 "renewer to begin anew"
             )
+
+
+def _check_length(found: int, size: object) -> None:
+    if found != size:
+        raise UnreadableError(f"it should be {size} bytes long and is not")
 
 
 def _inspect(path: Path, known_version: int) -> None:

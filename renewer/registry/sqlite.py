@@ -35,9 +35,9 @@ _MAX_SWEPT_AT_OPEN = 1_000
 class SqliteRegistry:
     """Keeps everything in `state_dir`, which belongs to one process at a time.
 
-    A body of more than `inline_result_bytes` becomes a file in `results/`. After a failure the same object may be
-    used again: what failed was not done, or at least not acknowledged. A call that was begun is ended, cancelled or
-    not. `migrations` is for tests.
+    A body of more than `inline_result_bytes` becomes a file in `results/`, and what comes in a file stays one. After a
+    failure the same object may be used again: what failed was not done, or at least not acknowledged. A call that was
+    begun is ended, cancelled or not. `migrations` is for tests.
     """
 
     def __init__(
@@ -71,8 +71,12 @@ class SqliteRegistry:
         await self._in_thread(lambda: self._opened().write(batch))
 
     async def result(self, operation_id: str) -> Result | None:
-        """The result of an operation, with its body; None if none is stored."""
+        """The result of an operation, its body in `body` or in `file`; None if none is stored."""
         return await self._in_thread(lambda: self._opened().result(operation_id))
+
+    def spool_dir(self) -> Path:
+        """`results/`: there while this is open, and swept whenever it is opened."""
+        return self._files.directory
 
     async def close(self) -> None:
         """Let go of the directory."""

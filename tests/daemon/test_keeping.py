@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import anyio
@@ -11,6 +12,7 @@ from renewer.core.effects import LeaseNews, OperationNews
 from renewer.core.events import ForgetRequested, LeaseRegistered, LeaseReleaseRequested, LeaseRevised
 from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, Succeeded
 from renewer.core.states import LeaseState, LossReason, OperationState
+from renewer.daemon import horizon
 from renewer.daemon.keeping import BATCH
 from renewer.errors import RegistryError
 from renewer.ports import Batch, Entry, EntryKind
@@ -127,29 +129,78 @@ async def test_changes_that_come_together_are_written_together(clock):
     assert len(registry.batches) <= 6
 
 
-async def test_a_poll_is_noted_before_it_is_sent(clock):
+class Noting(FakeService):
+    """Looks at what is stored when a request arrives."""
+
+    registry: SlowRegistry
+
+    async def submit(self, spec):
+        assert (await self.registry.documents())[spec.id]["was_asking"]
+        return await super().submit(spec)
+
+    async def poll(self, spec, ticket):
+        assert (await self.registry.documents())[horizon.KEY]["until"] > anyio.current_time()
+        return await super().poll(spec, ticket)
+
+
+async def test_it_is_stored_that_requests_go_out_before_they_do(clock):
     registry = SlowRegistry()
-    service = FakeService(iter([StillRunning(retry_after_s=20, ticket="t"), Succeeded("Succeeded", None), RESULT]))
-    seen: list[bool] = []
-
-    class Noting(FakeService):
-        async def poll(self, spec, ticket):
-            seen.append((await registry.documents())[spec.id]["was_asking"])
-            return await super().poll(spec, ticket)
-
-        async def submit(self, spec):
-            seen.append((await registry.documents())[spec.id]["was_asking"])
-            return await super().submit(spec)
-
-    rig = Rig(clock, service=Noting(service.script), registry=registry)
+    polls = [StillRunning(retry_after_s=wait_s, ticket="t") for wait_s in (20, 1, 1, 1, 1, 1, 5)]
+    service = Noting(iter([*polls, Succeeded("Succeeded", None), RESULT]))
+    service.registry = registry
+    rig = Rig(clock, service=service, registry=registry)
     async with rig.running():
         registry.takes_s = 0.05
         spec = rig.follow()
         await anyio.sleep(10)
         assert (await registry.documents())[spec.id]["was_asking"] is False
         await anyio.sleep(50)
-    assert seen == [True, True]
+    assert len(service.asked_at) == 9
     assert rig.operation(spec).state is OperationState.SUCCEEDED
+
+
+async def test_thousands_of_polls_cost_the_disk_a_few_writes(clock):
+    registry = SlowRegistry()
+    service = FakeService(itertools.repeat(StillRunning("Running", retry_after_s=1.0)))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        for number in range(50):
+            rig.follow(str(number))
+        await anyio.sleep(5)
+        written, asked = len(registry.batches), len(service.asked_at)
+        await anyio.sleep(60)
+    assert len(service.asked_at) - asked >= 50 * 55
+    assert len(registry.batches) - written <= 60
+    kept = [entry for batch in registry.batches[written:] for entry in batch.puts if entry.kind is EntryKind.OPERATION]
+    assert len(kept) <= 50 * 60 / 5 + 50
+
+
+async def test_a_poll_that_tells_something_new_is_stored_at_once(clock):
+    registry = SlowRegistry()
+    polls = [StillRunning("Running", retry_after_s=1.0, percent_complete=percent) for percent in (0, 1, 1, 2)]
+    service = FakeService(iter([*polls, *itertools.repeat(StillRunning("Running", retry_after_s=100.0), 2)]))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        spec = rig.follow()
+        seen = []
+        for _ in range(5):
+            await anyio.sleep(1.1)
+            document = (await registry.documents())[spec.id]
+            seen.append((document["percent_complete"], document["retry_after_s"]))
+    assert seen == [(1, 1.0), (1, 1.0), (2, 1.0), (2, 100.0), (2, 100.0)]
+
+
+async def test_polls_go_out_though_the_horizon_cannot_be_stored(clock):
+    registry = SlowRegistry()
+    service = FakeService(itertools.repeat(StillRunning("Running", retry_after_s=1.0)))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        rig.follow()
+        await anyio.sleep(5)
+        asked = len(service.asked_at)
+        registry.fails = "no room"
+        await anyio.sleep(60)
+    assert len(service.asked_at) - asked >= 20
 
 
 async def test_the_end_of_an_operation_and_its_result_are_stored_together_before_they_are_told(clock):

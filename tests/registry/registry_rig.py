@@ -5,8 +5,11 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from renewer.core.model import Result
 from renewer.ports import Batch, Entry, EntryKind, Opened
@@ -82,3 +85,25 @@ async def contents(registry: Registry) -> Opened:
     """What a start of the daemon finds."""
     async with in_use(registry) as opened:
         return opened
+
+
+async def whole(registry: Registry, operation_id: str) -> Result | None:
+    """A result with its body, wherever that is."""
+    result = await registry.result(operation_id)
+    if result is None or result.file is None:
+        return result
+    body = await anyio.Path(result.file).read_bytes()
+    assert result.size == len(body)
+    return replace(result, body=body, file=None, stored_size=None)
+
+
+def arrived(registry: Registry, result: Result = LARGE, name: str = "arrived.part") -> Result:
+    """The same result as a target hands it over: its body in a file where the registry wants it."""
+    path = registry.spool_dir() / name
+    path.write_bytes(result.body)
+    return replace(result, body=b"", file=str(path), stored_size=len(result.body))
+
+
+def spooled(registry: Registry) -> list[Path]:
+    """Every file where results are."""
+    return sorted(registry.spool_dir().iterdir())

@@ -10,7 +10,21 @@ import pytest
 from renewer.core.model import Result
 from renewer.errors import RegistryError, UnstorableError
 from renewer.ports import Batch, Entry, EntryKind
-from tests.registry.registry_rig import LARGE, SMALL, callback, contents, ids, in_use, lease, operation, stored
+from tests.registry.registry_rig import (
+    LARGE,
+    SMALL,
+    arrived,
+    callback,
+    contents,
+    ids,
+    in_use,
+    lease,
+    mode,
+    operation,
+    spooled,
+    stored,
+    whole,
+)
 
 if TYPE_CHECKING:
     from tests.registry.registry_rig import Reach
@@ -135,10 +149,10 @@ async def test_a_result_is_kept_byte_for_byte(reach: Reach, result: Result) -> N
     registry = reach()
     async with in_use(registry):
         await registry.write(Batch(puts=[operation("a")], results={"a": result}))
-        assert await registry.result("a") == result
+        assert await whole(registry, "a") == result
     again = reach()
     async with in_use(again):
-        assert await again.result("a") == result
+        assert await whole(again, "a") == result
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,89 @@ async def test_a_result_without_a_body_is_a_result(reach: Reach, result: Result)
     registry = reach()
     async with in_use(registry):
         await registry.write(Batch(puts=[operation("a")], results={"a": result}))
-        assert await registry.result("a") == result
+        assert await whole(registry, "a") == result
+
+
+async def test_a_result_that_comes_in_a_file_is_taken_over(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        result = arrived(registry)
+        await registry.write(Batch(puts=[operation("a")], results={"a": result}))
+        stored_one = await registry.result("a")
+        assert stored_one is not None
+        assert (stored_one.body, stored_one.size) == (b"", len(LARGE.body))
+        assert [str(path) for path in spooled(registry)] == [stored_one.file]
+    again = reach()
+    async with in_use(again):
+        assert await whole(again, "a") == LARGE
+        await again.write(Batch(deletes=[(EntryKind.OPERATION, "a")]))
+        assert spooled(again) == []
+
+
+async def test_a_small_result_may_come_in_a_file_too(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        await registry.write(Batch(puts=[operation("a")], results={"a": arrived(registry, SMALL)}))
+        assert await whole(registry, "a") == SMALL
+
+
+@BOTH_SIZES
+async def test_a_result_in_a_file_replaces_the_earlier_and_is_replaced(reach: Reach, result: Result) -> None:
+    registry = reach()
+    async with in_use(registry):
+        await registry.write(Batch(puts=[operation("a")], results={"a": result}))
+        for name in ("first", "second"):
+            other = Result("bytes", None, name.encode() * 1000)
+            await registry.write(Batch(results={"a": arrived(registry, other, name)}))
+            assert await whole(registry, "a") == other
+            assert len(spooled(registry)) == 1
+        await registry.write(Batch(results={"a": SMALL}))
+        assert await whole(registry, "a") == SMALL
+
+
+async def test_the_file_of_a_result_that_nobody_has_room_for_goes(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        results = {"unknown": arrived(registry, name="a"), "forgotten": arrived(registry, name="b")}
+        await registry.write(Batch(puts=[operation("forgotten")]))
+        unwanted = arrived(registry, name="c").file
+        deletes = [(EntryKind.OPERATION, "forgotten")]
+        await registry.write(Batch(deletes=deletes, results=results, unwanted=[str(unwanted), "/nowhere/at/all"]))
+        assert spooled(registry) == []
+
+
+async def test_a_batch_that_failed_leaves_the_files_for_the_next_try(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        result, unwanted = arrived(registry), arrived(registry, name="unwanted")
+        bad = Entry(EntryKind.LEASE, "bad", 1, {"bytes": b""})
+        with pytest.raises(UnstorableError):
+            await registry.write(
+                Batch(puts=[operation("a"), bad], results={"a": result}, unwanted=[str(unwanted.file)])
+            )
+        assert [str(path) for path in spooled(registry)] == sorted([str(result.file), str(unwanted.file)])
+        await registry.write(Batch(puts=[operation("a")], results={"a": result}, unwanted=[str(unwanted.file)]))
+        assert await whole(registry, "a") == LARGE
+        assert len(spooled(registry)) == 1
+
+
+async def test_a_result_whose_file_somebody_removed_keeps_nothing_else_from_being_stored(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        result = arrived(registry)
+        spooled(registry)[0].unlink()
+        await registry.write(Batch(puts=[operation("a"), operation("b")], results={"a": result, "b": SMALL}))
+        assert await whole(registry, "b") == SMALL
+        with pytest.raises(RegistryError, match="result of operation a is gone, somebody removed its file"):
+            await registry.result("a")
+        await registry.write(Batch(deletes=[(EntryKind.OPERATION, "a")]))
+        assert await registry.result("a") is None
+
+
+async def test_what_comes_in_files_is_for_nobody_else_to_read(reach: Reach) -> None:
+    registry = reach()
+    async with in_use(registry):
+        assert mode(registry.spool_dir()) == 0o700
 
 
 async def test_no_result_is_none(reach: Reach) -> None:
@@ -170,7 +266,7 @@ async def test_a_result_can_be_written_after_its_operation_and_survives_its_upda
         await registry.write(Batch(puts=[operation("a")]))
         await registry.write(Batch(results={"a": result}))
         await registry.write(Batch(puts=[operation("a", 1, state="succeeded")]))
-        assert await registry.result("a") == result
+        assert await whole(registry, "a") == result
 
 
 @pytest.mark.parametrize(("first", "second"), [(SMALL, LARGE), (LARGE, SMALL), (LARGE, LARGE), (SMALL, SMALL)])
@@ -180,7 +276,7 @@ async def test_a_later_result_replaces_the_earlier(reach: Reach, first: Result, 
     async with in_use(registry):
         await registry.write(Batch(puts=[operation("a")], results={"a": first}))
         await registry.write(Batch(results={"a": second}))
-        assert await registry.result("a") == second
+        assert await whole(registry, "a") == second
 
 
 @BOTH_SIZES
@@ -189,7 +285,7 @@ async def test_a_result_whose_body_is_elsewhere_leaves_the_stored_one(reach: Rea
     async with in_use(registry):
         await registry.write(Batch(puts=[operation("a"), operation("b")], results={"a": result}))
         await registry.write(Batch(results={"a": result.without_body(), "b": result.without_body()}))
-        assert await registry.result("a") == result
+        assert await whole(registry, "a") == result
         assert await registry.result("b") is None
 
 
@@ -200,7 +296,7 @@ async def test_with_an_operation_goes_its_result(reach: Reach, result: Result) -
         await registry.write(Batch(puts=[operation("a"), operation("b")], results={"a": result, "b": result}))
         await registry.write(Batch(deletes=[(EntryKind.OPERATION, "a"), (EntryKind.LEASE, "b")]))
         assert await registry.result("a") is None
-        assert await registry.result("b") == result
+        assert await whole(registry, "b") == result
         await registry.write(Batch(puts=[operation("a")]))
         assert await registry.result("a") is None
 
@@ -237,7 +333,7 @@ async def test_a_batch_with_something_that_cannot_be_stored_changes_nothing(reac
                     results={"a": LARGE},
                 )
             )
-        assert await registry.result("a") == SMALL
+        assert await whole(registry, "a") == SMALL
     assert list((await contents(reach())).entries) == [operation("a", 1, v=1)]
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from renewer.core.model import Result
 from renewer.errors import RegistryError
 from renewer.ports import Batch, Entry, EntryKind
-from tests.registry.registry_rig import STORES
+from tests.registry.registry_rig import STORES, whole
 
 _IDS = st.sampled_from(["a", "b", "c", "d"])
 _KINDS = st.sampled_from(list(EntryKind))
@@ -110,7 +110,7 @@ def test_a_registry_does_what_a_dict_would_do(name: str) -> None:
 
         @rule(id_=_IDS)
         def read_result(self, id_: str) -> None:
-            assert self.runner.run(self.registry.result(id_)) == self.model.results.get(id_)
+            assert self.runner.run(whole(self.registry, id_)) == self.model.results.get(id_)
 
         @invariant()
         def no_file_is_left_behind(self) -> None:

@@ -15,7 +15,19 @@ from renewer.ports import Batch, Entry
 from renewer.registry import SqliteRegistry
 from renewer.registry.documents import UnreadableError, entry_from
 from renewer.registry.schema import MIGRATIONS
-from tests.registry.registry_rig import LARGE, SMALL, callback, contents, ids, in_use, lease, named, operation, stored
+from tests.registry.registry_rig import (
+    LARGE,
+    SMALL,
+    callback,
+    contents,
+    ids,
+    in_use,
+    lease,
+    named,
+    operation,
+    stored,
+    whole,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -125,7 +137,7 @@ async def test_one_damaged_page_costs_only_what_was_on_it(tmp_path: Path, filler
         kept = 0
         for id_, result in RESULTS.items():
             if ("operation", id_) in found:
-                assert await registry.result(id_) == result
+                assert await whole(registry, id_) == result
                 kept += 1
         assert f": {len(found):,} entries and {kept:,} results could still be read" in (opened.set_aside or "")
     large = {id_ for id_, result in RESULTS.items() if result.size > 65_536}
@@ -185,7 +197,7 @@ async def test_a_row_that_cannot_be_understood_costs_no_other(tmp_path: Path, sq
     async with in_use(registry) as opened:
         assert [id_ for id_ in ids(opened) if id_ != "bad"] == ["a", "c"]
         assert cause in (opened.set_aside or "")
-        assert await registry.result("a") == LARGE
+        assert await whole(registry, "a") == LARGE
     assert (await contents(registry)).set_aside is None
 
 
@@ -273,7 +285,7 @@ async def test_a_row_that_a_step_will_never_understand_waits_for_a_better_step(t
     registry = SqliteRegistry(tmp_path, migrations=[*MIGRATIONS, lambda _: None])
     async with in_use(registry) as opened:
         assert ids(opened) == ["a"]
-        assert await registry.result("a") == LARGE
+        assert await whole(registry, "a") == LARGE
 
 
 async def test_two_damages_in_one_second_are_both_kept(tmp_path: Path) -> None:
@@ -346,7 +358,7 @@ async def test_a_crash_at_any_point_of_the_salvage_loses_nothing_more(
                 crashed = True
         async with in_use(registry) as opened:
             assert ids(opened) == ["a", "c"]
-            assert await registry.result("a") == LARGE
+            assert await whole(registry, "a") == LARGE
         assert [aside.read_bytes() for aside in asides(place)] == [(template / "registry.sqlite3").read_bytes()]
         assert [path.read_bytes() for path in place.glob("*-results/*")] == [b"of a row that is lost"]
         assert not list(place.glob("*salvaging*"))
@@ -387,4 +399,4 @@ async def test_a_small_result_that_is_damaged_is_not_given_out(tmp_path: Path) -
         assert opened.set_aside is None
         with pytest.raises(RegistryError, match=r"result of operation a is damaged \(.*\): restore it from a backup"):
             await registry.result("a")
-        assert await registry.result("b") == SMALL
+        assert await whole(registry, "b") == SMALL

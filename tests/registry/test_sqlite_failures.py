@@ -16,7 +16,7 @@ from renewer.errors import RegistryError
 from renewer.ports import Batch
 from renewer.registry import SqliteRegistry, connections
 from renewer.registry.failures import explained
-from tests.registry.registry_rig import LARGE, SMALL, contents, ids, in_use, lease, operation, stored
+from tests.registry.registry_rig import LARGE, SMALL, contents, ids, in_use, lease, operation, stored, whole
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def test_a_disk_that_takes_no_more_refuses_the_write_and_keeps_the_rest(tm
             assert await registry.result("before") is None
         assert list((tmp_path / "results").iterdir()) == []
         await registry.write(Batch(results={"before": LARGE}))
-        assert await registry.result("before") == LARGE
+        assert await whole(registry, "before") == LARGE
     assert ids(await contents(registry)) == ["before"]
 
 

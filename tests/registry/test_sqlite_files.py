@@ -15,7 +15,19 @@ from renewer.core.model import Result
 from renewer.errors import RegistryError
 from renewer.ports import Batch, EntryKind
 from renewer.registry import SqliteRegistry
-from tests.registry.registry_rig import LARGE, SMALL, contents, ids, in_use, lease, mode, named, operation, stored
+from tests.registry.registry_rig import (
+    LARGE,
+    SMALL,
+    contents,
+    ids,
+    in_use,
+    lease,
+    mode,
+    named,
+    operation,
+    stored,
+    whole,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -152,7 +164,7 @@ async def test_files_of_a_batch_that_failed_go_too(tmp_path: Path) -> None:
         shell.execute("DROP TRIGGER no")
         shell.close()
         assert result_files(tmp_path) == kept
-        assert await registry.result("a") == LARGE
+        assert await whole(registry, "a") == LARGE
 
 
 async def test_what_a_crash_left_in_results_is_swept_at_the_next_start(tmp_path: Path) -> None:
@@ -164,7 +176,7 @@ async def test_what_a_crash_left_in_results_is_swept_at_the_next_start(tmp_path:
     registry = SqliteRegistry(tmp_path)
     async with in_use(registry) as opened:
         assert opened.set_aside is None
-        assert await registry.result("a") == LARGE
+        assert await whole(registry, "a") == LARGE
     assert [path for path in result_files(tmp_path) if path.is_file()] == kept
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from renewer.ports import EntryKind, Opened
 from renewer.registry import SqliteRegistry
-from tests.registry.registry_rig import in_use
+from tests.registry.registry_rig import in_use, whole
 from tests.registry.registry_writer import CALLBACKS_KEPT, INLINE_BYTES, batch, body
 
 ROUNDS = int(os.environ.get("RENEWER_KILLS", "20"))
@@ -36,9 +36,9 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             check_entries(opened, found)
             since = 1 if generation == ROUNDS else newest + 1
             for number in range(since, found + 1):
-                assert await registry.result(f"operation-{number}") == body(number)
+                assert await whole(registry, f"operation-{number}") == body(number)
             if found:
-                assert await registry.result("newest") == body(found)
+                assert await whole(registry, "newest") == body(found)
             check_files(tmp_path, found)
         newest = found
     assert newest > 0

@@ -12,7 +12,7 @@ from renewer.errors import RegistryError
 from renewer.ports import Batch
 from renewer.registry import SqliteRegistry
 from renewer.registry.schema import MIGRATIONS
-from tests.registry.registry_rig import LARGE, contents, ids, in_use, lease, named, operation, stored
+from tests.registry.registry_rig import LARGE, contents, ids, in_use, lease, named, operation, stored, whole
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_an_older_registry_is_brought_forward_with_all_it_holds(tmp_path: 
     async with in_use(newer) as opened:
         assert opened.generation == 2
         assert list(opened.entries) == [lease("a", 1, x=1, migrated=True), operation("b", 1, migrated=True)]
-        assert await newer.result("b") == LARGE
+        assert await whole(newer, "b") == LARGE
     assert version(tmp_path) == len(MIGRATIONS) + 1
     assert ids(await contents(newer)) == ["a", "b"]
 
@@ -85,7 +85,7 @@ async def test_a_newer_registry_is_refused_and_left_as_it_is(tmp_path: Path) -> 
     assert path.read_bytes() == before
     async with in_use(newer) as opened:
         assert ids(opened) == ["a"]
-        assert await newer.result("a") == LARGE
+        assert await whole(newer, "a") == LARGE
 
 
 async def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
