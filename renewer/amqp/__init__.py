@@ -57,7 +57,7 @@ from renewer.amqp.receiver import ReceiverLink
 from renewer.amqp.sasl import SaslAnonymous, SaslPlain, SaslServer
 from renewer.amqp.sender import SenderLink
 from renewer.amqp.session import Session, SessionState
-from renewer.amqp.stream import AmqpTransport, connect
+from renewer.amqp.stream import AmqpTransport, connect, secure
 from renewer.amqp.types import (
     AmqpArray,
     Byte,
@@ -167,4 +167,5 @@ __all__ = [
     "encode_frame",
     "encode_into",
     "encode_performative",
+    "secure",
 ]

@@ -19,7 +19,7 @@ from renewer.amqp.events import ConnectionClosed, ConnectionOpened
 from renewer.amqp.frames import EMPTY_FRAME, MIN_MAX_FRAME_SIZE, FrameReader, FrameType
 from renewer.amqp.greeting import Greeting, SaslRefusedError
 from renewer.amqp.idle import IdleTimes
-from renewer.amqp.outlet import Outlet
+from renewer.amqp.outlet import MAX_UNFINISHED_BYTES, Outlet
 from renewer.amqp.performatives import AmqpError, Begin, Close, Detach, End, Open, decode_performative
 from renewer.amqp.sasl import MAX_SASL_FRAME_SIZE, SaslClient, SaslServer
 from renewer.amqp.session import DEFAULT_HANDLE_MAX, DEFAULT_WINDOW, Session
@@ -53,7 +53,8 @@ class Connection:
     Silence of the peer for longer than `idle_time_out_s` closes the connection. The peer is told of that time-out, or
     of `told_idle_time_out_s`: part 2.4.5 advises to tell less than is meant, lest a late frame costs a connection that
     nothing is wrong with. `open_time_out_s` bounds the time until the peer's open is there. Windows and `handle_max`
-    are those of the sessions that a server accepts.
+    are those of the sessions that a server accepts. Deliveries that are not complete may have `max_unfinished` bytes
+    together; beyond that the connection is closed.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Connection:
         incoming_window: int = DEFAULT_WINDOW,
         outgoing_window: int = DEFAULT_WINDOW,
         handle_max: int = DEFAULT_HANDLE_MAX,
+        max_unfinished: int = MAX_UNFINISHED_BYTES,
         now: float,
     ) -> None:
         if isinstance(sasl, SaslServer if role == "client" else SaslClient):
@@ -85,7 +87,7 @@ class Connection:
         )
         self.remote_open: Open | None = None
         self._session_limits = (incoming_window, outgoing_window, handle_max)
-        self._outlet = Outlet()
+        self._outlet = Outlet(max_unfinished)
         self._reader = FrameReader(max_frame_size if sasl is None else MAX_SASL_FRAME_SIZE)
         self._greeting = Greeting(role, sasl, hostname, self._outlet.output)
         self._times = IdleTimes(idle_time_out_s, open_time_out_s, now)

@@ -101,7 +101,7 @@ class DeliveryUpdated:
 
 @dataclass(slots=True)
 class CreditChanged:
-    """A flow for the link arrived: a sender has new credit (or none), a receiver that asked for a drain was drained."""
+    """A flow for the link arrived: a sender has new credit (or none), a receiver was drained or got credit back."""
 
     link: SenderLink | ReceiverLink
 

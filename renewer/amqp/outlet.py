@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from renewer.amqp.performatives import Performative
 
 MAX_UNFINISHED_BYTES: Final = 64 * 1024 * 1024
-"""How many bytes of deliveries that are not complete yet one peer may make us hold, over all its links."""
+"""How many bytes of deliveries that are not complete yet one peer may make us hold over all its links, unless told."""
 
 _FRAME_HEADER_SIZE: Final = 8
 
@@ -23,7 +23,8 @@ _FRAME_HEADER_SIZE: Final = 8
 class Outlet:
     """The way out for frames and events. `remote_max_frame_size` is the least there is until the peer's open tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_unfinished: int = MAX_UNFINISHED_BYTES) -> None:
+        self._max_unfinished = max_unfinished
         self.output = bytearray()
         self.events: list[Event] = []
         self.at_rest: dict[Callable[[], None], None] = {}
@@ -66,7 +67,7 @@ class Outlet:
     def hold(self, count: int) -> None:
         """Count bytes of unfinished deliveries in (or, negative, out)."""
         self.unfinished_bytes += count
-        if count > 0 and self.unfinished_bytes > MAX_UNFINISHED_BYTES:
+        if count > 0 and self.unfinished_bytes > self._max_unfinished:
             raise AmqpProtocolError("too many unfinished deliveries", condition="amqp:resource-limit-exceeded")
 
 

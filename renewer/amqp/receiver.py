@@ -90,11 +90,14 @@ class ReceiverLink(Link):
             self._first_credit = credit
 
     def settle(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool = True) -> None:
-        """Tell the sender what became of a delivery; with `settled` forget it, else wait for its `DeliveryUpdated`."""
+        """Tell the sender what became of a delivery; with `settled` forget it, else wait for its `DeliveryUpdated`.
+
+        AmqpProtocolError, and nothing is done, if the state has no AMQP form or is too large for the peer's frames.
+        """
         if delivery.delivery_id is None or delivery.delivery_id not in self.unsettled:
             return
+        self.session.send_or_raise(Disposition(Role.RECEIVER, delivery.delivery_id, None, settled, state))
         delivery.state = state
-        self.session.send(Disposition(Role.RECEIVER, delivery.delivery_id, None, settled, state))
         if settled:
             delivery.settled = True
             self.session.unsettled(self.role).forget(delivery.delivery_id)
@@ -140,9 +143,12 @@ class ReceiverLink(Link):
             return
         if flow.delivery_count is not None:
             given_back = serial_distance(self.delivery_count, flow.delivery_count)
-            if 0 < given_back <= self.credit:
+            # Of what we ever allowed: credit may have been taken back while the sender gave it back itself.
+            if given_back > 0 and serial_distance(flow.delivery_count, self._granted) >= 0:
                 self.delivery_count = flow.delivery_count
-                self.credit -= given_back
+                self.credit = max(0, self.credit - given_back)
+                if not self._is_draining:
+                    self.session.report(CreditChanged(self))
         if self._is_draining and self.credit == 0:
             self._is_draining = False
             self.session.report(CreditChanged(self))

@@ -253,6 +253,11 @@ class Session:
         if self.state is SessionState.MAPPED:
             self._outlet.send(self.channel, performative)
 
+    def send_or_raise(self, performative: Performative) -> None:
+        """The same; AmqpProtocolError and nothing queued if it does not fit into a frame or has no AMQP form."""
+        if self.state is SessionState.MAPPED:
+            self._outlet.send_or_raise(self.channel, performative)
+
     def send_flow(
         self,
         *,

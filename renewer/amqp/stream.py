@@ -36,11 +36,16 @@ async def connect(
     _tune_socket(stream)
     if ssl_context is None:
         return stream
+    return await secure(stream, ssl_context, server_hostname or host)
+
+
+async def secure(stream: ByteStream, ssl_context: ssl.SSLContext, server_hostname: str) -> ByteStream:
+    """TLS inside a stream, which is closed if that fails. Raises OSError; has no time limit."""
     try:
         return await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=server_hostname or host,
+            hostname=server_hostname,
             ssl_context=ssl_context,
             standard_compatible=False,  # Nobody closes AMQP over TLS with a close_notify.
         )
@@ -95,6 +100,8 @@ class AmqpTransport:
                         inner.cancel()
                 tasks.cancel_scope.deadline = anyio.current_time() + FAREWELL_S
                 self._wake.set()
+            with anyio.move_on_after(FAREWELL_S), suppress(*_GONE):
+                await self._stream.aclose()
         finally:
             self._dispatch(self.connection.receive_eof(self._clock()))
             with anyio.CancelScope(shield=True):

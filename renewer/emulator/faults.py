@@ -70,6 +70,7 @@ POINTS: Mapping[str, frozenset[FaultAction]] = MappingProxyType(
         "servicebus.cbs": _AMQP_ACTIONS,
         "servicebus.attach": _AMQP_ACTIONS,
         "servicebus.management": _AMQP_ACTIONS,
+        "servicebus.rest": _HTTP_ACTIONS - {FaultAction.GARBAGE},
         "servicebus.transfer": _AMQP_ACTIONS,
         "servicebus.disposition": _AMQP_ACTIONS,
     }

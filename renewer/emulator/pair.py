@@ -10,6 +10,7 @@ import anyio
 from renewer.emulator.admin import EmulatorAdmin
 from renewer.emulator.broker import Broker, QueueSpec
 from renewer.emulator.broker.admin import broker_routes
+from renewer.emulator.broker.rest import with_messages
 from renewer.emulator.fabric import FabricEmulator
 from renewer.emulator.faults import Faults
 from renewer.emulator.http import build_http_app, serve_http
@@ -32,13 +33,20 @@ class Emulator:
         amqp: tuple[str, int],
         http: tuple[str, int],
         *,
+        websocket: tuple[str, int] | None = None,
         task_status: TaskStatus[tuple[int, int]] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled; reports both ports, for 0 lets the system choose. Raises `UsageError` if it cannot."""
+        """Serve until cancelled; reports both ports, for 0 lets the system choose. Raises `UsageError` if it cannot.
+
+        With `websocket` Service Bus is there, too, by AMQP over WebSocket, without TLS.
+        """
         admin = EmulatorAdmin(self.faults)
         admin.add_state("servicebus", self.broker.state)
         admin.add_routes(broker_routes(self.broker))
         async with anyio.create_task_group() as tasks:
             amqp_port: int = await tasks.start(self.broker.serve, *amqp)
-            http_port: int = await tasks.start(serve_http, build_http_app(self.fabric, admin), *http)
+            if websocket is not None:
+                await tasks.start(self.broker.serve_websocket, *websocket)
+            app = with_messages(self.broker, build_http_app(self.fabric, admin))
+            http_port: int = await tasks.start(serve_http, app, *http)
             task_status.started((amqp_port, http_port))

@@ -142,6 +142,34 @@ def test_a_drain_is_not_undone_by_credit_that_tops_itself_up() -> None:
     assert (receiver.credit, end.credit) == (0, 0)
 
 
+def test_credit_that_is_taken_back_while_the_sender_gives_it_back_is_not_counted_twice() -> None:
+    pair = Pair()
+    receiver, end = pair.receiver(pair.open_session())
+    receiver.flow(5, drain=True)
+    pair.server.receive(pair.client.take_output(pair.now), pair.now)
+    given_back = pair.server.take_output(pair.now)
+    receiver.flow(0)
+    receiver.flow(3)
+    # Of the three, which were counted from where we thought that the sender was, none is left; that is told.
+    assert pair.client.receive(given_back, pair.now) == [CreditChanged(receiver)]
+    pair.pump()
+    assert receiver.credit == end.credit == 0
+    assert receiver.delivery_count == end.delivery_count == 5
+    receiver.flow(3)
+    for _ in range(4):
+        end.send(b"m")
+    assert len(of_type(pair.pump()[0], DeliveryReceived)) == 3
+
+
+def test_a_sender_cannot_give_back_more_than_it_ever_had() -> None:
+    pair = Pair()
+    receiver, end = pair.receiver(pair.open_session(), credit=3)
+    end.delivery_count += 1000
+    end.send_flow()
+    pair.pump()
+    assert (receiver.delivery_count, receiver.credit) == (0, 3)
+
+
 def test_a_drain_with_too_little_credit_is_used_up() -> None:
     pair = Pair()
     receiver, end = pair.receiver(pair.open_session())

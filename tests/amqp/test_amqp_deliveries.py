@@ -48,6 +48,19 @@ def test_a_message_arrives_and_its_outcome_comes_back() -> None:
     assert pair.pump() == ([], [])
 
 
+def test_an_outcome_that_does_not_fit_into_a_frame_is_refused_and_costs_nothing() -> None:
+    pair = Pair(server={"max_frame_size": 512})
+    receiver, end = pair.receiver(pair.open_session(), credit=2)
+    end.send(b"hello")
+    (received,) = [event.delivery for event in of_type(pair.pump()[0], DeliveryReceived)]
+    for state in (Modified(True, False, {"p": "x" * 600}), Modified(True, False, {"p": object()})):
+        with pytest.raises(AmqpProtocolError):
+            receiver.settle(received, state)
+        assert (received.state, received.settled) == (None, False)
+    receiver.settle(received, Accepted())
+    assert [event.state for event in of_type(pair.pump()[1], DeliveryUpdated)] == [Accepted()]
+
+
 def test_a_settled_message_needs_no_outcome() -> None:
     pair = Pair()
     sender, end = pair.sender(pair.open_session())

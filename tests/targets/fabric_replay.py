@@ -20,8 +20,8 @@ from renewer.core.operations import Operation
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import is_over
 from renewer.errors import TransientError
-from renewer.targets.fabric import FabricOptions, FabricTarget
-from tests.targets.fabric_rig import CountedTokens, FixedClock, reply, spec_of
+from renewer.targets.fabric import FabricTarget
+from tests.targets.fabric_rig import CountedTokens, FixedClock, fabric_options, reply, spec_of
 
 Recording = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ async def follow(
     client = httpx.AsyncClient(transport=httpx.MockTransport(service.answer))
     # Some recordings began on a host beside the configured one.
     host = httpx.URL(recording["request"]["url"]).host
-    target = FabricTarget(FabricOptions("main", allow_hosts=(host,)), CountedTokens(), clock, client)
+    target = FabricTarget(fabric_options(allow_hosts=(host,)), CountedTokens(), clock, client)
     document = dict(recording["request"])
     if adopted:
         accepted = recording["accepted"]

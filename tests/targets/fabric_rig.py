@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 
-from renewer.core.model import OperationId, OperationSpec, PollAnswer
+from renewer.core.model import OperationId, OperationSpec, PollAnswer, Result
 from renewer.core.timing import PollPolicy
-from renewer.targets.fabric import Adopt, FabricOptions, FabricTarget, Submit
+from renewer.ports import DEFAULT_TERMS, FollowTerms
+from renewer.targets.fabric import DEFAULT_BASE_URL, FabricTarget
+from renewer.targets.rest import AccountOptions, Adopt, Submit
 
 OPERATION_ID = "1ef1722c-1a26-4029-9b07-d8c78e1d8a22"
 STATE_PATH = f"/v1/operations/{OPERATION_ID}"
@@ -24,6 +27,10 @@ ACCEPTED = {
     "x-ms-operation-id": OPERATION_ID,
     "Retry-After": "20",
 }
+
+
+def fabric_options(base_url: str = DEFAULT_BASE_URL, **fields: Any) -> AccountOptions:
+    return AccountOptions("fabric.main", base_url, **fields)
 
 
 @dataclass
@@ -62,7 +69,7 @@ Script = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 class Rig:
     """A target whose service answers as scripted, one entry for each request; every request is kept."""
 
-    options: FabricOptions = field(default_factory=lambda: FabricOptions("main"))
+    options: AccountOptions = field(default_factory=fabric_options)
     clock: FixedClock = field(default_factory=FixedClock)
     tokens: CountedTokens = field(default_factory=CountedTokens)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -82,7 +89,7 @@ class Rig:
     async def poll(self, ticket: object) -> PollAnswer:
         return await self.target.poll(spec_of(None), ticket)
 
-    async def fetch(self, ticket: object) -> object:
+    async def fetch(self, ticket: object) -> Result:
         return await self.target.fetch(spec_of(None), ticket)
 
     @property
@@ -113,8 +120,9 @@ def adopt(
     method: str = "POST",
     url: str = "/workspaces/w1/notebooks",
     rig: Rig | None = None,
+    terms: FollowTerms = DEFAULT_TERMS,
 ) -> PollAnswer:
-    return (rig or Rig()).target.adopt(Adopt(method, url, status, headers or {}, body))
+    return (rig or Rig()).target.adopt(Adopt(method, url, status, headers or {}, body, terms))
 
 
 def reply(status: int = 200, document: object = None, headers: Mapping[str, str] | None = None) -> httpx.Response:

@@ -25,14 +25,19 @@ from renewer.amqp import (
     AttachRequested,
     Connection,
     ConnectionClosed,
+    ConnectionOpened,
     CreditChanged,
+    Delivery,
     DeliveryReceived,
+    DeliveryState,
+    DeliveryUpdated,
     Event,
     Int,
     LinkDetached,
     Message,
     MessageProperties,
     ReceiverLink,
+    Rejected,
     SaslServer,
     SenderLink,
     Source,
@@ -153,6 +158,7 @@ class Ask:
         condition: str | None = None,
         *,
         body: object = None,
+        description: str | None = None,
         kebab: bool = False,
         correlation_id: Any = ...,
         settled: bool = False,
@@ -163,6 +169,8 @@ class Ask:
         fields: dict[str, Any] = {names[0]: Int(status) if type(status) is int else status}
         if condition is not None:
             fields[names[1]] = Symbol(condition)
+        if description is not None:
+            fields["statusDescription"] = description
         reply = Message(
             properties=MessageProperties(correlation_id=own if correlation_id is ... else correlation_id),
             application_properties=fields,
@@ -206,6 +214,13 @@ class Peer:
                 self.broker.on_detached(link)
             case CreditChanged():
                 pass
+            case DeliveryUpdated(link, delivery, state, settled) if any(ask.link is link for ask in self.sessions):
+                assert isinstance(link, SenderLink)
+                self.broker.on_outcome(link, delivery, state, settled)
+                self.transport.flush()
+            case ConnectionOpened() if len(self.broker.open_peers) > self.broker.max_connections:
+                self.connection.close(AmqpError("amqp:resource-limit-exceeded", "too many connections"))
+                self.transport.flush()
             case ConnectionClosed():
                 self.closed = True
                 self.broker.connection_gone(self)
@@ -247,6 +262,8 @@ class ScriptedBroker:
         self.lock_s = 30.0
         self.clock_ahead_s = 0.0
         self.handle_max = 255
+        self.max_frame_size = 65536
+        self.max_connections = 1000
         self.channel_max = 255
         self.idle_time_out_s: float | None = None
         self.request_credit: int | None = 100
@@ -265,6 +282,8 @@ class ScriptedBroker:
         self.on_token: Callable[[Ask], None] = lambda ask: ask.answer(200, kebab=True)
         self.on_management: Callable[[Ask], None] = lambda ask: ask.renew()
         self.on_session: Callable[[SessionAsk], None] = self.grant_if_free
+        self.on_outcome: Callable[[SenderLink, Delivery, DeliveryState | None, bool], None] = self.settle_as_asked
+        self.outcomes: list[tuple[bytes, DeliveryState | None]] = []
         self._tasks = tasks
         self._changed = anyio.Event()
 
@@ -287,6 +306,7 @@ class ScriptedBroker:
             container_id="scripted",
             channel_max=self.channel_max,
             handle_max=self.handle_max,
+            max_frame_size=self.max_frame_size,
             idle_time_out_s=self.idle_time_out_s,
             sasl=SaslServer(["MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL"]),
             now=anyio.current_time(),
@@ -306,6 +326,11 @@ class ScriptedBroker:
 
     def wall(self) -> float:
         return time.time() + self.clock_ahead_s
+
+    def settle_as_asked(self, link: SenderLink, delivery: Delivery, state: DeliveryState | None, settled: bool) -> None:
+        self.outcomes.append((delivery.delivery_tag, state))
+        if not settled:
+            link.settle(delivery, Rejected() if isinstance(state, Rejected) else state)
 
     def grant_if_free(self, ask: SessionAsk) -> None:
         wanted = ask.wanted

@@ -11,6 +11,7 @@ import pytest
 from renewer.core.model import LeaseId, LeaseSpec
 from renewer.errors import TransientError
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
+from renewer.targets.servicebus.credentials import SharedAccessKey
 from tests.targets.scripted_broker import TestClock, scripted_broker
 
 
@@ -21,9 +22,9 @@ def spec(session_id="s1", *, entity="orders", lease_id=None):
 class Rig:
     """A target that runs against a scripted broker, and what it reported."""
 
-    def __init__(self, broker, clock, **changes):
+    def __init__(self, broker, clock, provider=None, **changes):
         settings = {"hostname": "localhost", "host": "localhost", "port": 5672, "tls": False, "emulator": True}
-        settings |= {"key_name": "rule", "key": "s3cret", "connect_timeout_s": 5.0}
+        settings |= {"credential": SharedAccessKey("rule", "s3cret"), "connect_timeout_s": 5.0}
         self.broker = broker
         self.clock = clock
         self.losses = []
@@ -36,6 +37,7 @@ class Rig:
             rng=random.Random(7),
             on_skew=self.skews.append,
             connect=broker.connect,
+            provider=provider,
         )
         self.stop = anyio.CancelScope()
 

@@ -15,10 +15,10 @@ from renewer.emulator.fabric import BytesResult, Ending, FabricEmulator, JsonRes
 from renewer.emulator.faults import Fault, FaultAction, Faults
 from renewer.emulator.http import build_http_app, serve_http
 from renewer.errors import TransientError
-from renewer.targets.fabric import FabricOptions, FabricTarget
+from renewer.targets.fabric import FabricTarget
 from renewer.targets.tokens import StaticToken
 from tests.targets.fabric_replay import run_to_end
-from tests.targets.fabric_rig import FixedClock, spec_of
+from tests.targets.fabric_rig import FixedClock, fabric_options, spec_of
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ class SlowTransport(httpx.ASGITransport):
 async def follow(fabric, clock, scenario, url=NOTEBOOKS, *, retry_safe=False, policy=None):
     fabric.script(scenario, times=None)
     target = FabricTarget(
-        FabricOptions("main"),
+        fabric_options(),
         StaticToken("local"),
         clock,
         httpx.AsyncClient(transport=SlowTransport(fabric.app, clock)),
@@ -195,18 +195,18 @@ async def test_a_result_larger_than_allowed_ends_as_succeeded_with_an_account(fa
     scenario = Scenario(name="large", running_polls=1, result=BytesResult(b"x" * 2_000_000))
     fabric.script(scenario)
     client = httpx.AsyncClient(transport=SlowTransport(fabric.app, clock))
-    target = FabricTarget(FabricOptions("main", max_result_bytes=1000), StaticToken("local"), clock, client)
+    target = FabricTarget(fabric_options(max_result_bytes=1000), StaticToken("local"), clock, client)
     prepared = target.prepare("submit", {"method": "POST", "url": NOTEBOOKS, "body": {"displayName": "nightly"}})
     operation = await run_to_end(target, spec_of(prepared.request), None, clock)
     assert operation.state is OperationState.SUCCEEDED
     assert operation.result == NO_RESULT
-    assert "result_too_large" in operation.error["message"]
+    assert operation.error["errorCode"] == "result_too_large"
     assert sum(request.point == "fabric.result" for request in fabric.requests) == 1
 
 
 async def test_a_wrong_token_is_refused_and_says_what_to_look_at(fabric, clock):
     client = httpx.AsyncClient(transport=httpx.ASGITransport(fabric.app))
-    target = FabricTarget(FabricOptions("main"), StaticToken("wrong"), clock, client)
+    target = FabricTarget(fabric_options(), StaticToken("wrong"), clock, client)
     prepared = target.prepare("submit", {"method": "POST", "url": NOTEBOOKS, "body": {"displayName": "n"}})
     operation = await run_to_end(target, spec_of(prepared.request), None, clock)
     assert operation.state is OperationState.REJECTED
@@ -223,7 +223,7 @@ async def served(faults):
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             port = await tasks.start(serve_http, build_http_app(fabric, EmulatorAdmin(faults)), "127.0.0.1", 0)
-            options = FabricOptions("main", base_url=f"http://127.0.0.1:{port}/v1")
+            options = fabric_options(f"http://127.0.0.1:{port}/v1")
             target = FabricTarget(options, StaticToken("local"), FixedClock())
             await tasks.start(target.run)
             yield fabric, target

@@ -9,9 +9,10 @@ from renewer.core.model import Ended, StillRunning
 from renewer.emulator.fabric import FabricEmulator
 from renewer.emulator.faults import Faults
 from renewer.errors import ConflictError, TransientError
-from renewer.targets.fabric import FabricOptions, FabricTarget, Submit, Ticket
+from renewer.targets.fabric import FabricTarget, Ticket
+from renewer.targets.rest import Submit
 from renewer.targets.tokens import StaticToken
-from tests.targets.fabric_rig import HOST, JOB_PATH, STATE_PATH, FixedClock, Rig, reply, spec_of
+from tests.targets.fabric_rig import HOST, JOB_PATH, STATE_PATH, FixedClock, Rig, fabric_options, reply, spec_of
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,8 @@ async def test_a_job_that_has_ended_is_a_conflict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, "not_found"), (403, "server"), (429, "throttled"), (503, "busy"), (302, "server")]
+    ("status", "kind"),
+    [(404, "not_found"), (403, "unauthorized"), (409, "refused"), (429, "throttled"), (503, "busy"), (302, "server")],
 )
 async def test_any_other_answer_decides_nothing(status: int, kind: str) -> None:
     rig = Rig().answers(reply(status, {"errorCode": "X", "message": "m"}, {"Retry-After": "7"}))
@@ -78,7 +80,7 @@ async def test_the_emulated_service_cancels_a_job_and_the_next_poll_tells() -> N
     fabric = FabricEmulator(Faults(clock.utc_now), clock=clock.now)
     fabric.script("slow", times=None)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(fabric.app))
-    target = FabricTarget(FabricOptions("main"), StaticToken("local"), clock, client)
+    target = FabricTarget(fabric_options(), StaticToken("local"), clock, client)
     first = await target.submit(spec_of(Submit("POST", "/workspaces/w1/items/i1/jobs/RunNotebook/instances")))
     assert isinstance(first, StillRunning)
     spec = spec_of(None)

@@ -5,7 +5,8 @@ import pytest
 
 from renewer.core.model import NO_RESULT, Ended, Result, StillRunning, Succeeded
 from renewer.errors import TransientError
-from renewer.targets.fabric import Adopt, FabricOptions, Ticket
+from renewer.targets.fabric import Ticket
+from renewer.targets.rest import Adopt
 from tests.targets.fabric_rig import (
     ACCEPTED,
     BACKEND,
@@ -15,6 +16,7 @@ from tests.targets.fabric_rig import (
     STATE_PATH,
     Rig,
     adopt,
+    fabric_options,
     reply,
     spec_of,
     state,
@@ -110,6 +112,13 @@ async def test_a_202_that_names_nothing_to_ask_is_unpollable(headers):
     assert answer.error["errorCode"] == "NotPollable"
     assert "look at the resource" in answer.error["message"]
     assert answer.error["requestId"] == "r-1"
+
+
+@pytest.mark.parametrize("verb", ["assignToCapacity", "unassignFromCapacity", "assigntocapacity/"])
+async def test_moving_a_workspace_to_a_capacity_says_where_to_look(verb):
+    answer = adopt({"RequestId": "r-1"}, url=f"/workspaces/w1/{verb}?x=1")
+    assert answer.outcome == "unpollable"
+    assert "capacityAssignmentProgress of the workspace (GET /v1/workspaces/w1)" in answer.error["message"]
 
 
 async def test_a_202_says_when_to_ask_first():
@@ -228,12 +237,27 @@ async def test_a_second_401_is_transient_and_says_what_to_look_at(rig):
     assert "token-" not in str(caught.value)
 
 
-async def test_an_answer_larger_than_allowed_is_told_as_such():
-    rig = Rig(options=FabricOptions("main", max_result_bytes=10)).answers(
-        httpx.Response(200, headers={"Content-Length": str(2 * 1024 * 1024)}, content=b"x" * (2 * 1024 * 1024))
+@pytest.mark.parametrize("size", [20, 2 * 1024 * 1024])
+async def test_a_first_answer_larger_than_results_may_be_is_a_success_without_one(size):
+    rig = Rig(options=fabric_options(max_result_bytes=10)).answers(httpx.Response(201, content=b"x" * size))
+    answer = await rig.submit()
+    assert isinstance(answer, Succeeded)
+    assert (answer.result.kind, answer.result.body) == ("none", b"")
+    assert answer.result.problem.startswith("it is larger than 10 bytes; raise max_result")
+
+
+async def test_a_202_is_followed_however_large_its_body():
+    rig = Rig(options=fabric_options(max_result_bytes=10)).answers(
+        httpx.Response(202, headers=ACCEPTED, content=b"x" * (2 * 1024 * 1024))
     )
-    with pytest.raises(TransientError, match="max_result allows"):
-        await rig.submit()
+    assert (await rig.submit()).ticket == BY_ID
+
+
+async def test_a_state_that_is_larger_than_it_can_be_is_garbage(rig):
+    rig.answers(httpx.Response(200, content=b"x" * (2 * 1024 * 1024)))
+    with pytest.raises(TransientError) as caught:
+        await rig.submit(STATE_PATH, "GET")
+    assert caught.value.kind == "garbage"
 
 
 async def test_a_network_error_is_passed_on(rig):
@@ -255,6 +279,36 @@ async def test_a_state_url_can_be_followed_itself(url, rig):
 async def test_a_state_url_that_says_succeeded_leads_to_the_result(rig):
     rig.answers(state("Succeeded", {"Location": f"{BACKEND}{RESULT_PATH}"}))
     assert await rig.submit(STATE_PATH, "GET") == Succeeded("Succeeded", None, BY_ID)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_a_state_url_that_is_not_found_may_be_found_later(status, rig):
+    rig.answers(reply(status, {"errorCode": "OperationNotFound", "message": "m"}))
+    with pytest.raises(TransientError) as caught:
+        await rig.submit(STATE_PATH, "GET")
+    assert caught.value.kind == "not_found"
+
+
+async def test_a_state_url_answers_202_for_as_long_as_it_likes(rig):
+    rig.answers(httpx.Response(202, headers={"Retry-After": "4"}))
+    answer = await rig.submit(STATE_PATH, "GET")
+    assert answer == StillRunning(retry_after_s=4.0, ticket=BY_ID)
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
+async def test_an_adopted_state_url_is_followed_although_it_failed_to_tell(status):
+    answer = adopt({"Retry-After": "9"}, status=status, method="GET", url=STATE_PATH)
+    assert answer == StillRunning(retry_after_s=9.0, ticket=BY_ID)
+
+
+@pytest.mark.parametrize("body", [{"status": "Succeeded"}, '{"status": "Succeeded"}'])
+async def test_an_adopted_success_whose_headers_are_missing_may_have_a_result(body):
+    answer = adopt(status=200, body=body, method="GET", url=STATE_PATH)
+    assert answer == Succeeded("Succeeded", None, BY_ID)
+    dated = adopt({"Date": "Mon, 20 Jul 2026 10:00:00 GMT"}, status=200, body=body, method="GET", url=STATE_PATH)
+    assert dated == Succeeded("Succeeded")
+    job = adopt(status=200, body='{"status": "Completed"}', method="GET", url=JOB_PATH)
+    assert job == Succeeded("Completed")
 
 
 async def test_a_get_can_start_an_operation_as_well(rig):

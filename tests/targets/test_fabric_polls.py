@@ -1,15 +1,17 @@
 """Polls and results: what each answer says of the operation, and what it does not."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from renewer.core.model import NO_RESULT, Ended, Result, StillRunning, Succeeded
 from renewer.errors import TransientError
-from renewer.targets.fabric import FabricOptions, Ticket
-from tests.targets.fabric_rig import BACKEND, HOST, JOB_PATH, RESULT_PATH, STATE_PATH, Rig, reply, state
+from renewer.targets.fabric import Ticket
+from renewer.targets.rest.cookies import Cookie
+from tests.targets.fabric_rig import BACKEND, HOST, JOB_PATH, RESULT_PATH, STATE_PATH, Rig, fabric_options, reply, state
 
 pytestmark = pytest.mark.anyio
 
@@ -55,14 +57,54 @@ async def test_a_poll_asks_the_configured_host_with_the_token(rig):
         ("running", True),
         ("RUNNING", True),
         ("Undefined", False),
+        ("undefined", False),
         ("Queued", False),
         ("Disabled", False),
         ("Succeeded ", False),
     ],
 )
 async def test_words_for_running_and_unknown_words_mean_running(ticket, status, recognised, rig):
-    rig.answers(state(status, RUNNING))
+    rig.answers(reply(200, {"status": status}, RUNNING))
     assert await rig.poll(ticket) == StillRunning(status, recognised, 20.0)
+
+
+async def test_a_status_without_end_is_cut(rig):
+    rig.answers(reply(200, {"status": "R" * 100_000}, RUNNING))
+    assert (await rig.poll(TICKET)).status == "R" * 200
+
+
+@pytest.mark.parametrize("told_s", ["60", "59", "2", "1", "0"])
+async def test_a_job_counts_its_retry_after_down_to_zero(told_s, rig):
+    rig.answers(state("InProgress", {"Retry-After": told_s}))
+    assert (await rig.poll(JOB)).retry_after_s == float(told_s)
+
+
+CREATED_AT = datetime(2026, 7, 20, 10, 22, 18, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("fields", "started_at", "updated_at"),
+    [
+        (
+            {"createdTimeUtc": "2026-07-20T10:22:18.5", "lastUpdatedTimeUtc": "2026-07-20T10:22:20.2500000Z"},
+            CREATED_AT + 0.5,
+            CREATED_AT + 2.25,
+        ),
+        ({"startTimeUtc": "2026-07-20T10:22:18.0000000", "endTimeUtc": None}, CREATED_AT, None),
+        (
+            {"startTimeUtc": "2026-07-20T10:22:18+00:00", "endTimeUtc": "2026-07-20T10:22:19Z"},
+            CREATED_AT,
+            CREATED_AT + 1,
+        ),
+        ({"createdTimeUtc": "0001-01-01T00:00:00", "lastUpdatedTimeUtc": "yesterday"}, None, None),
+        ({"createdTimeUtc": 17, "lastUpdatedTimeUtc": ["2026-07-20T10:22:18"]}, None, None),
+        ({}, None, None),
+    ],
+)
+async def test_the_services_times_are_told_and_unreadable_ones_are_not(fields, started_at, updated_at, rig):
+    rig.answers(reply(200, {"status": "Running", **fields}, RUNNING))
+    answer = await rig.poll(TICKET)
+    assert (answer.started_at, answer.updated_at) == (started_at, updated_at)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +198,12 @@ async def test_a_document_without_status_that_asks_to_come_back_is_running(heade
     assert not answer.recognised
 
 
+async def test_an_error_document_without_status_is_no_result(rig):
+    rig.answers(reply(200, {"errorCode": "InternalError", "message": "try later", "requestId": "r"}))
+    error = await failure(rig.poll(TICKET))
+    assert (error.kind, error.condition) == ("garbage", "InternalError")
+
+
 @pytest.mark.parametrize("body", [b"", b"null", b"{", b'{"status": "Running"}'])
 async def test_a_202_on_a_poll_is_running(body, rig):
     rig.answers(httpx.Response(202, headers={"Retry-After": "9"}, content=body))
@@ -187,16 +235,50 @@ async def test_other_locations_end_as_azure_says(rig):
 
 
 @pytest.mark.parametrize(
+    ("content_type", "body", "kind"),
+    [
+        ("application/json", b"[1, 2]", "json"),
+        ("application/json; charset=utf-8", b"null", "json"),
+        ("application/octet-stream", b"\x00\xff", "bytes"),
+        (None, b"", "none"),
+    ],
+)
+async def test_what_stands_behind_another_location_at_the_end_is_the_result(content_type, body, kind, rig):
+    rig.answers(
+        httpx.Response(200, headers={} if content_type is None else {"Content-Type": content_type}, content=body)
+    )
+    answer = await rig.poll(OTHER)
+    assert isinstance(answer, Succeeded)
+    assert (answer.result.kind, answer.result.body) == (kind, body)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html", b"<html>sign in</html>"),
+        ("application/xml", b"<Status>Succeeded</Status>"),
+        ("application/json", b'{"id'),
+        (None, b"\x01\x00 Retry-After: 42"),
+    ],
+)
+async def test_a_page_or_a_fragment_behind_another_location_is_garbage(content_type, body, rig):
+    rig.answers(
+        httpx.Response(200, headers={} if content_type is None else {"Content-Type": content_type}, content=body)
+    )
+    assert (await failure(rig.poll(OTHER))).kind == "garbage"
+
+
+@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (204, "garbage"),
         (206, "garbage"),
         (302, "server"),
-        (400, "server"),
-        (403, "server"),
+        (400, "refused"),
+        (403, "unauthorized"),
         (404, "not_found"),
         (408, "timeout"),
-        (409, "server"),
+        (409, "refused"),
         (410, "not_found"),
         (429, "throttled"),
         (500, "server"),
@@ -332,17 +414,17 @@ async def test_a_large_json_result_is_judged_by_its_ends(rig):
 
 @pytest.mark.parametrize("size", [2000, 2 * 1024 * 1024])
 async def test_a_result_larger_than_allowed_is_given_up_with_a_clear_account(size):
-    rig = Rig(options=FabricOptions("main", max_result_bytes=1000))
+    rig = Rig(options=fabric_options(max_result_bytes=1000))
     rig.answers(httpx.Response(200, content=b"x" * 1000), httpx.Response(200, content=b"x" * size))
     assert len((await rig.fetch(TICKET)).body) == 1000
     given_up = await rig.fetch(TICKET)
     assert (given_up.kind, given_up.body) == ("none", b"")
-    assert given_up.problem.startswith("result_too_large: ")
+    assert given_up.problem_code == "result_too_large"
     assert "max_result of [fabric.main]" in given_up.problem
 
 
 async def test_an_error_may_be_larger_than_the_results_allowed():
-    rig = Rig(options=FabricOptions("main", max_result_bytes=10))
+    rig = Rig(options=fabric_options(max_result_bytes=10))
     rig.answers(reply(400, {"errorCode": "OperationHasNoResult", "message": "x" * 1000}))
     assert await rig.fetch(TICKET) == NO_RESULT
 
@@ -353,9 +435,12 @@ async def test_a_ticket_without_result_is_not_fetched(rig):
 
 
 async def test_a_ticket_is_plain_data_and_shows_no_signature():
-    ticket = Ticket("/v1/x?sig=secret", "/v1/y?sig=secret", "https://h.example")
-    assert Ticket(**json.loads(json.dumps(asdict(ticket)))) == ticket
+    cookies = (Cookie("a", "secret", "https://h.example"),)
+    hidden = {"x": "secret"}
+    ticket = Ticket("/v1/x?sig=secret", "/v1/y?sig=secret", "https://h.example", hidden, hidden, cookies)
     assert "secret" not in repr(ticket)
+    assert "secret" not in repr(cookies)
+    assert len({ticket, replace(ticket)}) == 1
 
 
 async def test_what_is_no_ticket_is_a_bug(rig):

@@ -6,8 +6,9 @@ import pytest
 
 from renewer.core.model import StillRunning, Succeeded
 from renewer.errors import TransientError
-from renewer.targets.fabric import FabricOptions, FabricTarget, Submit, Ticket
+from renewer.targets.fabric import FabricTarget, Ticket
 from renewer.targets.http import build_client
+from renewer.targets.rest import Submit
 from tests.targets.fabric_rig import (
     JOB_PATH,
     OPERATION_ID,
@@ -16,6 +17,7 @@ from tests.targets.fabric_rig import (
     FixedClock,
     Rig,
     adopt,
+    fabric_options,
     reply,
     spec_of,
     state,
@@ -82,7 +84,7 @@ async def test_no_redirect_is_followed_not_even_on_our_host(status, location):
 
 async def test_private_link_hosts_that_are_listed_serve_their_own_operations():
     host = "https://abc.zab.w.api.fabric.microsoft.com"
-    rig = Rig(options=FabricOptions("main", allow_hosts=("*.w.api.fabric.microsoft.com",)))
+    rig = Rig(options=fabric_options(allow_hosts=("*.w.api.fabric.microsoft.com",)))
     rig.answers(reply(202, None, {"x-ms-operation-id": OPERATION_ID, "Location": f"https://evil.example{STATE_PATH}"}))
     first = await rig.submit(f"{host}/v1/workspaces/w1/notebooks")
     assert first.ticket.origin == host
@@ -141,7 +143,7 @@ async def test_over_real_sockets_a_foreign_server_receives_nothing(anyio_backend
             ports = [listener.extra(anyio.abc.SocketAttribute.local_port) for listener in (home, other)]
             tasks.start_soon(home.serve, serve_home)
             tasks.start_soon(other.serve, foreign)
-            options = FabricOptions("main", base_url=f"http://127.0.0.1:{ports[0]}/v1")
+            options = fabric_options(f"http://127.0.0.1:{ports[0]}/v1")
             target = FabricTarget(options, CountedTokens(), FixedClock(), client)
             first = await target.submit(spec_of(Submit("POST", "/workspaces/w1/notebooks")))
             done = await target.poll(spec_of(None), first.ticket)

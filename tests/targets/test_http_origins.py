@@ -56,6 +56,14 @@ def test_ipv6_addresses_are_compared_by_value():
         "https://a..b/",
         "https://[::1/",
         "https://[zz::1]/",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0X7F.1/",
+        "https://127.1/",
+        "https://0177.0.0.1/",
+        "https://127.0.0.256/",
+        "https://good.example.1/",
+        "https://good.example.0x1/",
         "https://host/" + "a" * 9000,
     ],
 )
@@ -98,11 +106,20 @@ def test_a_pattern_means_one_host_or_all_below_it():
     assert not many.matches(Origin("https", "abc.w.api.fabric.microsoft.com", 8443))
 
 
+def test_a_name_with_numbers_in_it_is_a_name():
+    for host in ("1.example.com", "0x.example", "127.0.0.1.example", "1e2"):
+        origin, _, _ = split_url(f"https://{host}/")
+        assert (origin.host, origin.address) == (host, None)
+    assert str(split_url("https://10.0.0.1/")[0].address) == "10.0.0.1"
+    assert str(split_url("https://[FD00::1]/")[0].address) == "fd00::1"
+
+
 @pytest.mark.parametrize(
-    "entry", ["", "*", "*.com", "*.example.com", "http://example.com", "a b", "https://u@h", "h/x"]
+    "entry",
+    ["", "*", "*.com", "*.example.com", "http://example.com", "a b", "https://u@h", "h/x", "*.10.0.0.1", "*.0.0.1"],
 )
 def test_patterns_that_would_let_too_much_in_are_refused(entry):
-    with pytest.raises(ValueError, match=r"must|valid"):
+    with pytest.raises(ValueError, match=r"must|valid|address"):
         parse_host_pattern(entry)
 
 

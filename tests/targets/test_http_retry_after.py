@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from renewer.targets.http import retry_after_s
+from renewer.targets.retryafter import retry_after_s
 from tests.targets.fabric_rig import FixedClock
 
 DATE = "Mon, 20 Jul 2026 10:22:19 GMT"
@@ -103,6 +103,11 @@ def test_no_header_asks_for_nothing():
 def test_milliseconds_are_read_as_well(name):
     assert asked((name, "1500")) == 1.5
     assert asked((name, "soon")) is None
+
+
+@pytest.mark.parametrize("line", ["120, 120", "1, 120", "120 ,  1.5"])
+def test_several_that_were_joined_on_the_way_are_still_several(line):
+    assert asked(("Retry-After", line)) == 120.0
 
 
 def test_of_several_the_longest_counts():

@@ -17,6 +17,7 @@ from renewer.core.model import LeaseId, LeaseSpec
 from renewer.core.states import LeaseKind, LossReason
 from renewer.errors import LeaseLostError
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
+from renewer.targets.servicebus.credentials import SharedAccessKey
 from tests.emulator.sdk_rig import SdkRig, sdk_rig
 from tests.targets.scripted_broker import TestClock
 from tests.targets.servicebus_rig import failing
@@ -56,10 +57,10 @@ async def target(rig: SdkRig) -> AsyncIterator[ServiceBusTarget]:
         hostname="127.0.0.1",
         host="127.0.0.1",
         port=rig.port,
-        key_name="local",
-        key="bG9jYWw=",
+        credential=SharedAccessKey("local", "bG9jYWw="),
         tls=False,
         emulator=True,
+        message_size_limit=1024 * 1024,
     )
     made = ServiceBusTarget(options, TestClock(), lambda loss: None, rng=random.Random(3))
     async with anyio.create_task_group() as tasks:

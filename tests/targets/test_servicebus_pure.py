@@ -12,6 +12,7 @@ from renewer.amqp import AmqpArray, AmqpError, Message, Timestamp, Value
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus.channels import NoRoomError
+from renewer.targets.servicebus.credentials import SharedAccessKey
 from renewer.targets.servicebus.envelope import Reply, Template, correlation_key
 from renewer.targets.servicebus.lockclock import LockClock, SteadyWall, from_milliseconds, from_ticks
 from renewer.targets.servicebus.managementops import read_expirations, renew_message_locks, set_session_state
@@ -31,7 +32,7 @@ from renewer.targets.servicebus.verdicts import (
 def options(**changes):
     return NamespaceOptions(
         **{"hostname": "ns.servicebus.windows.net", "host": "ns.servicebus.windows.net", "port": 5671}
-        | {"key_name": "rule", "key": "s3cret"}
+        | {"credential": SharedAccessKey("rule", "s3cret")}
         | changes
     )
 

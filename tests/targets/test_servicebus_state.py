@@ -8,7 +8,7 @@ import pytest
 from renewer.amqp import AmqpError, Rejected, Uint
 from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, TransientError, UsageError
-from renewer.targets.servicebus import sessions as sessions_module
+from renewer.targets.servicebus import heldsession
 from renewer.targets.servicebus.requests import MAX_REPLY_SIZE
 from tests.targets.servicebus_rig import failing, renewed, rig, spec
 
@@ -190,7 +190,7 @@ async def test_every_other_refusal_says_nothing_about_the_lock(status, condition
 
 
 async def test_a_broker_that_does_not_answer_is_waited_for_no_longer_than_is_good(monkeypatch):
-    monkeypatch.setattr(sessions_module, "STATE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(heldsession, "ASK_TIMEOUT_S", 0.05)
     async with rig() as r:
         await r.target.acquire(spec(), 1)
         r.broker.on_management = lambda ask: None
@@ -212,8 +212,19 @@ async def test_a_caller_who_gives_up_sooner_is_cancelled():
 # Sizes --------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_state_beyond_the_limit_of_the_tier_is_not_even_sent():
+    async with rig(Shelf, message_size_limit=1000) as r:
+        await r.target.acquire(spec(), 1)
+        await r.target.set_state(spec(), 1, b"x" * 1000)
+        error = await failing(r.target.set_state(spec(), 1, b"x" * 1001), UsageError)
+        assert "1001 bytes" in str(error)
+        assert "message_size_limit allows 1000" in str(error)
+        assert len(r.broker.asks) == 1
+        assert await r.target.get_state(spec(), 1) == b"x" * 1000
+
+
 async def test_a_state_that_the_broker_has_no_room_for_is_refused_with_its_limit():
-    async with rig(Shelf) as r:
+    async with rig(Shelf, message_size_limit=MAX_REPLY_SIZE) as r:
         await r.target.acquire(spec(), 1)
         # The scripted broker takes messages of 1 MiB.
         error = await failing(r.target.set_state(spec(), 1, b"x" * 1024 * 1024), UsageError)
@@ -229,7 +240,7 @@ async def test_a_state_that_the_broker_finds_too_large_is_refused():
     async with rig() as r:
         await r.target.acquire(spec(), 1)
         r.broker.on_management = lambda ask: ask.answer(400, "amqp:link:message-size-exceeded")
-        assert "300000 bytes" in str(await failing(r.target.set_state(spec(), 1, b"x" * 300_000), UsageError))
+        assert "200000 bytes" in str(await failing(r.target.set_state(spec(), 1, b"x" * 200_000), UsageError))
 
 
 async def test_a_state_that_the_broker_rejects_as_too_large_is_refused():
@@ -242,7 +253,7 @@ async def test_a_state_that_the_broker_rejects_as_too_large_is_refused():
             ask.receiver.settle(delivery, Rejected(AmqpError("amqp:link:message-size-exceeded", "no")))
 
         r.broker.on_management = reject
-        await failing(r.target.set_state(spec(), 1, b"x" * 300_000), UsageError)
+        await failing(r.target.set_state(spec(), 1, b"x" * 200_000), UsageError)
 
 
 async def test_a_state_of_megabytes_is_read():

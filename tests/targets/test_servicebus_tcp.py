@@ -8,7 +8,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from renewer.errors import TransientError, UsageError
-from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
+from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget, SharedAccessKey
 from renewer.targets.servicebus.tcp import TcpConnector
 from tests.targets.scripted_broker import TestClock, scripted_broker
 from tests.targets.servicebus_rig import failing, spec
@@ -18,7 +18,8 @@ pytestmark = pytest.mark.anyio
 
 def options(port, **changes):
     settings = {"hostname": "127.0.0.1", "host": "127.0.0.1", "port": port, "tls": False, "emulator": True}
-    return NamespaceOptions(**(settings | {"key_name": "rule", "key": "s3cret", "connect_timeout_s": 5.0} | changes))
+    settings |= {"credential": SharedAccessKey("rule", "s3cret"), "connect_timeout_s": 5.0}
+    return NamespaceOptions(**(settings | changes))
 
 
 async def test_a_session_is_held_over_tcp():

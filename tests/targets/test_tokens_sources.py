@@ -91,6 +91,18 @@ async def test_a_missing_file_is_named_and_found_once_it_is_there(tmp_path):
     assert await source.token() == SECRET
 
 
+@pytest.mark.parametrize("has_writer", [False, True])
+async def test_a_pipe_that_nobody_writes_to_holds_up_nobody(tmp_path, has_writer):
+    path = tmp_path / "token"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR) if has_writer else None
+    try:
+        assert "is empty" in await refusal(FileToken(path))
+    finally:
+        if end is not None:
+            os.close(end)
+
+
 async def test_a_token_file_that_went_bad_does_not_give_the_old_token(tmp_path):
     path = tmp_path / "token"
     path.write_text(SECRET)

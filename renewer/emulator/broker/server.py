@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import structlog
 from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSListener
 
 from renewer.amqp import AmqpError
 from renewer.emulator.broker import refusals
@@ -31,9 +32,11 @@ from renewer.emulator.faults import Faults
 from renewer.errors import UsageError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
 
-    from anyio.abc import SocketStream, TaskStatus
+    from anyio.abc import ByteStream, Listener, TaskStatus
+    from anyio.streams.stapled import MultiListener
 
     from renewer.emulator.broker.ends import ReceiverEnd, SessionEnd
     from renewer.emulator.broker.notices import Notice
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from renewer.emulator.broker.specs import QueueSpec
 
 BACKLOG = 1024
+HANDSHAKE_S = 10.0
+"""How long a client may take to ask for a WebSocket."""
 MAX_SLEEP_S = 60.0
 GRAIN_S = 0.005
 """Ends that lie closer together than this are handled together."""
@@ -90,16 +95,42 @@ class Broker:
 
         What the broker keeps outlives this: serving again is a restart that lost nothing but the connections.
         """
-        try:
-            multi_listener = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=BACKLOG)
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"cannot listen on {host}:{port}: {error}; choose another address or port") from error
-        bound_port: int = multi_listener.extra(SocketAttribute.local_port)
-        async with multi_listener, anyio.create_task_group() as tasks:
+        listener, bound_port = await _listen(host, port)
+        async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_time)
             log.info("broker listens", host=host, port=bound_port)
             task_status.started(bound_port)
-            await multi_listener.serve(self._serve_client, tasks)
+            await listener.serve(self._serve_client, tasks)
+
+    async def serve_websocket(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve over WebSocket, too, beside `serve` and like it; inside TLS with an `ssl_context`."""
+        # Imported by those alone who use it.
+        from renewer.amqp.websocket import accept_websocket
+
+        async def serve_client(stream: ByteStream) -> None:
+            try:
+                with anyio.fail_after(HANDSHAKE_S):
+                    accepted = await accept_websocket(stream)
+            except OSError as error:  # TimeoutError is one.
+                log.info("no websocket", error=str(error))
+                return
+            await self._serve_client(accepted)
+
+        tcp_listener, bound_port = await _listen(host, port)
+        listener: Listener[Any] = tcp_listener
+        if ssl_context is not None:
+            listener = TLSListener(tcp_listener, ssl_context, standard_compatible=False)
+        async with listener, anyio.create_task_group() as tasks:
+            log.info("broker listens", host=host, port=bound_port, transport="websocket")
+            task_status.started(bound_port)
+            await listener.serve(serve_client, tasks)
 
     # To disturb it --------------------------------------------------------------------------------------------------
 
@@ -241,7 +272,7 @@ class Broker:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    async def _serve_client(self, stream: SocketStream) -> None:
+    async def _serve_client(self, stream: ByteStream) -> None:
         async with stream:
             play = play_for(self.faults.pick("servicebus.connect"))
             if play.is_ignored or play.is_silent:
@@ -331,7 +362,15 @@ class Broker:
         return None if session is None else session.lock
 
 
-async def _swallow(stream: SocketStream) -> None:
+async def _listen(host: str, port: int) -> tuple[MultiListener[Any], int]:
+    try:
+        listener = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error}; choose another address or port") from error
+    return listener, listener.extra(SocketAttribute.local_port)
+
+
+async def _swallow(stream: ByteStream) -> None:
     """Take what comes and never answer."""
     with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
         while True:

@@ -1,7 +1,15 @@
 """Service Bus: sessions held and renewed over few AMQP connections, and message locks renewed by their tokens."""
 
+from renewer.targets.servicebus.credentials import NamespaceCredential, ReadySignature, SharedAccessKey
 from renewer.targets.servicebus.locktokens import parse_lock_token
 from renewer.targets.servicebus.options import NamespaceOptions
 from renewer.targets.servicebus.target import ServiceBusTarget
 
-__all__ = ["NamespaceOptions", "ServiceBusTarget", "parse_lock_token"]
+__all__ = [
+    "NamespaceCredential",
+    "NamespaceOptions",
+    "ReadySignature",
+    "ServiceBusTarget",
+    "SharedAccessKey",
+    "parse_lock_token",
+]

@@ -1,12 +1,13 @@
 """Claims-based security: one connection's tokens, put on `$cbs` for each entity and refreshed by the clock.
 
-A token is renewed at three quarters of its life whether or not anything else happens on the connection: Service Bus
-drops the links of an entity whose token has run out. While the old one is good, putting a new one is tried again and
-again.
+Service Bus drops the links of an entity whose token has run out. So a token is replaced after a third of its life,
+whether or not anything else happens on the connection, and for two thirds of it a failure to do so costs nothing: it is
+tried again and again while the old one is good.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -22,35 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from renewer.targets.servicebus.connection import BrokerConnection
+    from renewer.targets.servicebus.credentials import EntityToken, TokenProvider
 
 CBS_NODE: Final = "$cbs"
-REFRESH_AT: Final = 0.75
+REFRESH_AT: Final = 1 / 3
 PUT_TIMEOUT_S: Final = 5.0
 """How long the answer to a token may take; a lost one must not cost much of the 20 s that a connection has."""
 PUT_ATTEMPTS: Final = 3
+ENDING_S: Final = 5.0
+"""So shortly before its end a token may have ended already by the broker's clock."""
 
 _RETRY_BASE_S: Final = 2.0
 _RETRY_CAP_S: Final = 60.0
+_RETRY_LEAST_S: Final = 1.0
 
 
 class Tokens:
-    """The tokens of one connection. `make_token(entity, distrustful)` makes one and says when it ends (epoch seconds).
+    """The tokens of one connection. `audience` is what an entity is called in a request to put its token."""
 
-    A distrustful one is asked for after a refusal: the broker's clock may not be ours, so that one lives longer.
-    """
-
-    def __init__(
-        self,
-        carrier: BrokerConnection,
-        make_token: Callable[[str, bool], tuple[str, int]],
-        audience: Callable[[str], str],
-        *,
-        lifetime_s: float,
-    ) -> None:
+    def __init__(self, carrier: BrokerConnection, provider: TokenProvider, audience: Callable[[str], str]) -> None:
         self._carrier = carrier
-        self._make_token = make_token
+        self._provider = provider
         self._audience = audience
-        self._lifetime_s = lifetime_s
         self._pair = RequestPair(carrier, CBS_NODE, window=16)
         self._tokens: dict[str, _Token] = {}
 
@@ -61,13 +55,26 @@ class Tokens:
         """
         token = self._tokens.get(entity)
         if token is None or not token.is_good(self._carrier.now()):
-            await self._put(entity)
+            await self._put(entity, _Why.NONE)
 
     async def replace(self, entity: str, *, since: float) -> None:
         """Return when a token that was put after `since` is in place: an answer to something sent then was a 401."""
+        for _ in range(2):
+            token = self._tokens.get(entity)
+            if token is not None and token.accepted is not None and token.accepted_at > since:
+                return
+            # What was under way already may have ended without putting one.
+            await self._put(entity, _Why.REFUSED)
+
+    def has_run_out(self, entity: str) -> bool:
+        """Whether the broker may have dropped links to the entity because its token has ended, by its clock or ours."""
         token = self._tokens.get(entity)
-        if token is None or token.accepted_at is None or token.accepted_at <= since:
-            await self._put(entity)
+        return token is not None and token.accepted is not None and not token.is_good(self._carrier.now() + ENDING_S)
+
+    def remedy(self, entity: str) -> str:
+        """What to say when the broker let us in no longer: why there is no new token, or what to look at."""
+        token = self._tokens.get(entity)
+        return (token.trouble if token is not None else None) or self._provider.remedy
 
     def forget(self, entity: str) -> None:
         """Stop keeping a token for the entity."""
@@ -77,8 +84,8 @@ class Tokens:
         """Begin to put what is due. Called every now and then."""
         now = self._carrier.now()
         for entity, token in self._tokens.items():
-            if token.work is None and token.accepted_at is not None and token.refresh_at <= now:
-                self._begin(entity, token)
+            if token.work is None and token.accepted is not None and token.refresh_at <= now:
+                self._begin(entity, token, _Why.DUE)
 
     def pump(self) -> None:
         """See `RequestPair.pump`."""
@@ -88,66 +95,82 @@ class Tokens:
         """The connection is gone."""
         self._pair.close(error)
 
-    async def _put(self, entity: str) -> None:
+    async def _put(self, entity: str, why: _Why) -> None:
         """Put a token, or wait with others for the one that is under way."""
         token = self._tokens.get(entity)
         if token is None:
             token = self._tokens[entity] = _Token()
-        work = token.work or self._begin(entity, token)
+        work = token.work or self._begin(entity, token, why)
         await work.done.wait()
         if work.error is not None:
             raise copy_of(work.error)
 
-    def _begin(self, entity: str, token: _Token) -> _Work:
+    def _begin(self, entity: str, token: _Token, why: _Why) -> _Work:
         work = token.work = _Work()
-        self._carrier.spawn(self._work, entity, token, work)
+        self._carrier.spawn(self._work, entity, token, work, why)
         return work
 
-    async def _work(self, entity: str, token: _Token, work: _Work) -> None:
+    async def _work(self, entity: str, token: _Token, work: _Work, why: _Why) -> None:
         # Not done by those who wait for it, as each of them may be cancelled.
         work.error = TransientError("the connection was closed", kind="network")
         try:
-            await self._put_until_answered(entity)
-            now = self._carrier.now()
-            token.accepted_at, token.failures = now, 0
-            token.refresh_at = now + self._lifetime_s * REFRESH_AT
-            token.expires_at = now + self._lifetime_s
+            old = token.accepted if why is _Why.DUE else None
+            beyond = None if old is None else old.ends_at
+            given = await self._provider.token(entity, beyond=beyond, refused=why is _Why.REFUSED)
+            if old is None or given.text != old.text:
+                given = await self._put_until_answered(entity, given)
+                token.accepted_at = self._carrier.now()
+            # Else there is no other one, for now or for ever, and the broker has this one.
+            token.take(given, self._carrier.now())
             work.error = None
         except RemoteError as error:
             work.error = error
-            token.failures += 1
-            delay = self._carrier.backoff_s(token.failures, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
-            token.refresh_at = self._carrier.now() + delay
-            if token.accepted_at is not None:
-                self._carrier.token_not_refreshed(entity, error)
+            self._failed(entity, token, error)
         finally:
             token.work = None
             work.done.set()
 
-    async def _put_until_answered(self, entity: str) -> None:
-        is_distrustful = False
-        for attempts_left in reversed(range(PUT_ATTEMPTS)):
+    def _failed(self, entity: str, token: _Token, error: RemoteError) -> None:
+        now = self._carrier.now()
+        token.failures += 1
+        token.trouble = str(error)
+        delay = self._carrier.backoff_s(token.failures, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S)
+        if token.accepted is not None:
+            # Several more attempts fit, however little of the old one is left.
+            left_s = token.accepted.ends_at - now
+            delay = min(delay, max(_RETRY_LEAST_S, left_s / 4)) if left_s > 0 else delay
+            self._carrier.token_not_refreshed(entity, error, left_s)
+        token.refresh_at = now + delay
+
+    async def _put_until_answered(self, entity: str, token: EntityToken) -> EntityToken:
+        """Put the token, or another one if it is refused, and return the one that was taken."""
+        was_refused = False
+        attempts_left = PUT_ATTEMPTS
+        while True:
+            attempts_left -= 1
             try:
-                await self._put_once(entity, distrustful=is_distrustful)
-                return
+                await self._put_once(entity, token)
+                return token
             except LeaseLostError as error:
-                if error.reason != LossReason.UNAUTHORIZED or is_distrustful:
+                if error.reason != LossReason.UNAUTHORIZED:
                     raise
-                is_distrustful = True
+                other = token if was_refused else await self._provider.token(entity, refused=True)
+                if other.text == token.text:
+                    raise copy_of(error, text=f"{error}; {self._provider.remedy}") from None
+                token, was_refused = other, True
             except TransientError as error:
                 if error.kind != "timeout" or not attempts_left:
                     raise
 
-    async def _put_once(self, entity: str, *, distrustful: bool) -> None:
-        token, expires_at = self._make_token(entity, distrustful)
+    async def _put_once(self, entity: str, token: EntityToken) -> None:
         fields = {
             "operation": "put-token",
-            "type": "servicebus.windows.net:sastoken",
+            "type": token.kind,
             "name": self._audience(entity),
-            "expiration": Timestamp(1000 * expires_at),
+            "expiration": Timestamp(1000 * token.expires_at),
         }
         with anyio.move_on_after(min(self._carrier.answer_timeout_s, PUT_TIMEOUT_S)):
-            reply = await self._pair.request(Template.of(token, fields, reply_to=CBS_NODE))
+            reply = await self._pair.request(Template.of(token.text, fields, reply_to=CBS_NODE))
             if reply.is_success:
                 return
             if reply.status is None:
@@ -159,17 +182,38 @@ class Tokens:
 
 
 class _Token:
-    __slots__ = ("accepted_at", "expires_at", "failures", "refresh_at", "work")
+    """What is known of the token of one entity. Moments are monotonic."""
+
+    __slots__ = ("accepted", "accepted_at", "failures", "refresh_at", "trouble", "work")
 
     def __init__(self) -> None:
-        self.accepted_at: float | None = None
+        self.accepted: EntityToken | None = None
+        self.accepted_at = 0.0
         self.refresh_at = 0.0
-        self.expires_at = 0.0
         self.failures = 0
+        self.trouble: str | None = None
         self.work: _Work | None = None
 
     def is_good(self, now: float) -> bool:
-        return self.accepted_at is not None and now < self.expires_at
+        return self.accepted is not None and now < self.accepted.ends_at
+
+    def take(self, token: EntityToken, now: float) -> None:
+        """The broker has this one, and there is no better one now."""
+        self.accepted = token
+        self.failures, self.trouble = 0, None
+        left_s = token.ends_at - now
+        self.refresh_at = now + (left_s * REFRESH_AT if left_s > 0 else _RETRY_CAP_S)
+
+
+class _Why(Enum):
+    """Why a token is put."""
+
+    NONE = auto()
+    """None is in place, or it has ended."""
+    DUE = auto()
+    """It is time to replace it."""
+    REFUSED = auto()
+    """Something was refused though it is in place."""
 
 
 class _Work:

@@ -7,20 +7,27 @@ peer allows one channel only, everything shares it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from renewer.amqp import Connection, ConnectionState, SenderLink
+from renewer.amqp.session import DEFAULT_WINDOW
 from renewer.errors import AmqpProtocolError, TransientError
+from renewer.targets.servicebus.ceilings import OUR_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from renewer.amqp import Session
+    from renewer.amqp import AmqpError, Link, Session
 
 OUR_HANDLE_MAX: Final = 8191
 """What the peer may number its ends of our links with; generous, as the numbers are its own choice."""
+
+MESSAGE_WINDOW: Final = 64
+"""Frames of messages that may be under way to us on one channel. Answers to renewals queue up behind them in the
+stream, so that there must never be more than a slow network carries in a second or so."""
 
 _CONTROL_RESERVE: Final = 10
 """Handles that are kept free for requests where everything shares one channel: `$cbs` and four entities."""
@@ -31,18 +38,33 @@ _LEAST_SHARED: Final = 5
 _LEAST_ALONE: Final = 2
 """Either of them on a channel of its own."""
 
+_TOO_MANY_LINKS: Final = "amqp:resource-limit-exceeded"
+
+
+@dataclass(slots=True)
+class Handles:
+    """How many links a channel may have, by our own choice or by what the broker has ended one for.
+
+    What was learned on one connection is known on the next: to learn it costs all sessions on a channel.
+    """
+
+    most: int
+
 
 class NoRoomError(TransientError):
     """No handle is free on this connection now."""
 
     def __init__(self) -> None:
-        super().__init__("the connection has no room for another link", kind="busy")
+        super().__init__("the connection has no room for another link", kind="busy", condition=OUR_LIMIT)
 
 
 class Channel:
-    """One AMQP session and how many of its handles are taken, counting those on their way."""
+    """One AMQP session and how many of its handles are taken, counting those on their way.
 
-    __slots__ = ("cap", "is_control", "is_gone", "on_free", "ready", "session", "used")
+    `confirmed` is how many links it had when the broker attached one last.
+    """
+
+    __slots__ = ("attached", "cap", "confirmed", "is_control", "is_gone", "on_free", "ready", "session", "used")
 
     def __init__(self, session: Session, *, is_control: bool, cap: int, on_free: Callable[[], None]) -> None:
         self.session = session
@@ -51,7 +73,19 @@ class Channel:
         self.used = 0
         self.ready = anyio.Event()
         self.is_gone = False
+        self.attached: set[Link] = set()
+        self.confirmed = 0
         self.on_free = on_free
+
+    def on_attached(self, link: Link) -> None:
+        """The broker attached its end of a link."""
+        self.attached.add(link)
+        self.confirmed = len(self.attached)
+
+    def on_gone(self, link: Link) -> None:
+        """A link is gone, and its handle free."""
+        self.attached.discard(link)
+        self.free()
 
     def free(self, count: int = 1) -> None:
         """Give handles back."""
@@ -63,10 +97,11 @@ class Channels:
     """All channels of one connection."""
 
     def __init__(
-        self, connection: Connection, *, links_per_channel: int, answer_timeout_s: float, flush: Callable[[], None]
+        self, connection: Connection, *, handles: Handles, answer_timeout_s: float, flush: Callable[[], None]
     ) -> None:
+        self.handles = handles
         self._connection = connection
-        self._per_channel = links_per_channel
+        self._per_channel = handles.most
         self._timeout_s = answer_timeout_s
         self._flush = flush
         self._channels: dict[Session, Channel] = {}
@@ -111,10 +146,13 @@ class Channels:
             channel.cap = self._per_channel = min(self._per_channel, handles)
             channel.ready.set()
 
-    def on_ended(self, session: Session) -> None:
-        """A channel is gone, and its links with it."""
+    def on_ended(self, session: Session, error: AmqpError | None = None) -> None:
+        """A channel is gone, and its links with it; with as many as it had, where the broker says so, next time."""
         channel = self._channels.pop(session, None)
         if channel is not None:
+            if error is not None and error.condition == _TOO_MANY_LINKS and channel.confirmed >= _LEAST_SHARED:
+                self.handles.most = max(_LEAST_ALONE, min(self.handles.most, channel.confirmed))
+                self._per_channel = min(self._per_channel, self.handles.most)
             channel.is_gone = True
             channel.ready.set()
             self._on_free()
@@ -156,7 +194,9 @@ class Channels:
                     return channel
         if self._per_channel < (_LEAST_SHARED if shared else _LEAST_ALONE):
             # No other connection would have more room, so it must not be asked for at once.
-            raise TransientError("too few links are allowed on one connection to hold a session", kind="busy")
+            raise TransientError(
+                "too few links are allowed on one connection to hold a session", kind="busy", condition=OUR_LIMIT
+            )
         self.is_crowded = True
         raise NoRoomError
 
@@ -168,7 +208,9 @@ class Channels:
         return max(missing, min(_CONTROL_RESERVE, self._per_channel - _LEAST_SHARED))
 
     def _open(self, *, control: bool) -> Channel:
-        session = self._connection.open_session(handle_max=OUR_HANDLE_MAX)
+        # Where everything shares one channel, requests must not wait for a window that messages have filled.
+        window = DEFAULT_WINDOW if control or self.limit == 1 else MESSAGE_WINDOW
+        session = self._connection.open_session(incoming_window=window, handle_max=OUR_HANDLE_MAX)
         channel = Channel(session, is_control=control, cap=self._per_channel, on_free=self._on_free)
         self._channels[session] = channel
         self._flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import anyio
@@ -27,10 +27,13 @@ from renewer.core.states import LossReason
 from renewer.core.timing import full_jitter_s
 from renewer.errors import LeaseLostError, RemoteError, TransientError
 from renewer.targets.servicebus.cbs import Tokens
-from renewer.targets.servicebus.channels import Channels
+from renewer.targets.servicebus.channels import Channels, Handles
+from renewer.targets.servicebus.links import Links
 from renewer.targets.servicebus.management import Management
+from renewer.targets.servicebus.options import MAX_UNFINISHED_BYTES
 from renewer.targets.servicebus.sessionlink import SessionLink
-from renewer.targets.servicebus.verdicts import copy_of, describe, loss_of
+from renewer.targets.servicebus.sharing import Sharing
+from renewer.targets.servicebus.verdicts import TOO_LARGE, copy_of, describe, loss_of
 
 if TYPE_CHECKING:
     import random
@@ -38,9 +41,12 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, TaskGroup
 
-    from renewer.amqp import AmqpError, Attach, Delivery, DeliveryState, Event, Link
+    from renewer.amqp import AmqpError, Event, Link
+    from renewer.errors import TransientKind
     from renewer.ports import Clock
     from renewer.targets.servicebus.channels import Channel
+    from renewer.targets.servicebus.credentials import TokenProvider
+    from renewer.targets.servicebus.links import LinkOwner
     from renewer.targets.servicebus.options import NamespaceOptions
 
 TICK_S: Final = 0.5
@@ -58,25 +64,6 @@ NEXT_SESSION_GRACE_S: Final = 10.0
 log = structlog.get_logger("renewer.servicebus")
 
 
-class LinkOwner(Protocol):
-    """Who is told what happens to a link."""
-
-    def on_attached(self, remote: Attach) -> None:
-        """The broker attached its end."""
-
-    def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
-        """The link is gone."""
-
-    def on_credit(self) -> None:
-        """A sender's credit changed."""
-
-    def on_delivery(self, delivery: Delivery) -> None:
-        """A message arrived."""
-
-    def on_updated(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool) -> None:
-        """The broker said what became of a message of ours."""
-
-
 class BrokerConnection:
     """An AMQP connection with the sessions held on it. `run` it; it is usable once `wait_open` returns.
 
@@ -89,8 +76,9 @@ class BrokerConnection:
         options: NamespaceOptions,
         clock: Clock,
         rng: random.Random,
-        make_token: Callable[[str, bool], tuple[str, int]],
+        provider: TokenProvider,
         on_lost: Callable[[SessionLink, LossReason, str], None],
+        handles: Handles | None = None,
     ) -> None:
         self._options = options
         self._clock = clock
@@ -107,20 +95,20 @@ class BrokerConnection:
             open_time_out_s=options.connect_timeout_s,
             properties={"product": "renewer"},
             sasl=SaslAnonymous(),
+            max_unfinished=MAX_UNFINISHED_BYTES,
             now=clock.now(),
         )
         self._transport = AmqpTransport(stream, self._amqp, clock=clock.now)
         self.answer_timeout_s = options.connect_timeout_s
         self.channels = Channels(
             self._amqp,
-            links_per_channel=options.links_per_session,
+            handles=handles if handles is not None else Handles(options.links_per_session),
             answer_timeout_s=self.answer_timeout_s,
             flush=self.flush,
         )
-        self._tokens = Tokens(self, make_token, options.audience, lifetime_s=options.token_lifetime_s)
+        self._tokens = Tokens(self, provider, options.audience)
         self._entities: dict[str, _Entity] = {}
-        self._owners: dict[Link, tuple[LinkOwner, Channel]] = {}
-        self._fallen: list[LinkDetached] = []
+        self._links = Links()
         self._tasks: TaskGroup | None = None
         self._settled = anyio.Event()
         self._was_let_in = False
@@ -129,9 +117,13 @@ class BrokerConnection:
         self._silence = 0
         self.load = 0
         """Sessions held or asked for here, and routes. Counted by the pool, which decides by it."""
+        self.full_at: int | None = None
+        """With so many sessions the broker refused another one here."""
         self.is_proved = False
         """Whether a session was granted or a lock renewed here: the broker is there in earnest."""
         self.idle_since = clock.now()
+        self.sharing = Sharing()
+        """What the sessions held here share besides the way to the broker."""
 
     # For the pool ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +150,9 @@ class BrokerConnection:
     @property
     def has_room(self) -> bool:
         """Whether one more session fits."""
-        capacity = min(self._options.sessions_per_connection, self.channels.capacity)
+        capacity = min(self._options.sessions_that_share, self.channels.capacity)
+        if self.full_at is not None:
+            capacity = min(capacity, self.full_at)
         return self.load < capacity and not self.channels.is_crowded
 
     async def run(self) -> None:
@@ -207,7 +201,7 @@ class BrokerConnection:
                 if error.reason != LossReason.UNAUTHORIZED:
                     raise
                 await self._tokens.replace(entity, since=self.now())
-                link = await self._attach(entity, session_id, server_timeout_s)
+                link = await self._attach_again(entity, session_id, server_timeout_s)
         except BaseException:
             self.leave(entity)
             raise
@@ -251,7 +245,7 @@ class BrokerConnection:
 
     def own(self, link: Link, owner: LinkOwner, channel: Channel) -> None:
         """Tell `owner` about the link; its handle on `channel` is given back when it is gone."""
-        self._owners[link] = (owner, channel)
+        self._links.own(link, owner, channel)
 
     def trouble(self) -> RemoteError | None:
         """Why the connection is over; None while it is not."""
@@ -269,9 +263,15 @@ class BrokerConnection:
         """A reply came that nobody can use."""
         log.debug("reply dropped", node=node, why=why)
 
-    def token_not_refreshed(self, entity: str, error: RemoteError) -> None:
-        """A token could not be replaced while the old one is still good."""
-        log.warning("token not refreshed", target=self._options.target_name, entity=entity, error=str(error))
+    def token_not_refreshed(self, entity: str, error: RemoteError, left_s: float) -> None:
+        """A token could not be replaced; the old one is good for so long."""
+        log.warning(
+            "token not refreshed",
+            target=self._options.target_name,
+            entity=entity,
+            error=str(error),
+            ends_in_s=round(left_s),
+        )
 
     def lost(self, link: SessionLink, error: AmqpError | None) -> None:
         """The broker took a session away."""
@@ -280,64 +280,44 @@ class BrokerConnection:
             reason, detail = LossReason.CONNECTION_LOST, str(self._trouble)
         else:
             detail = describe(error, "the broker detached the link")
+            if error is not None and error.condition == TOO_LARGE:
+                detail += "; a message is larger than message_size_limit of its namespace allows: raise that"
+        if reason is LossReason.DETACHED and self._tokens.has_run_out(link.entity):
+            # Whatever the broker calls it: links go when their token has ended.
+            reason = LossReason.UNAUTHORIZED
+        if reason is LossReason.UNAUTHORIZED:
+            detail = f"{detail}; {self._tokens.remedy(link.entity)}"
         self._on_lost(link, reason, detail)
 
     # Events ---------------------------------------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
         match event:
-            case DeliveryReceived(link, delivery):
-                owner = self._owners.get(link)
-                if owner is not None:
-                    owner[0].on_delivery(delivery)
-            case DeliveryUpdated(link, delivery, state, settled):
-                owner = self._owners.get(link)
-                if owner is not None:
-                    owner[0].on_updated(delivery, state, settled=settled)
-            case CreditChanged(link):
-                owner = self._owners.get(link)
-                if owner is not None:
-                    owner[0].on_credit()
-            case LinkAttached(link, remote):
-                owner = self._owners.get(link)
-                if owner is not None:
-                    owner[0].on_attached(remote)
-            case LinkDetached():
-                if self._amqp.state is ConnectionState.CLOSED:
-                    self._fallen.append(event)  # Why is said by the ConnectionClosed that follows.
-                else:
-                    self._link_gone(event)
+            case DeliveryReceived() | DeliveryUpdated() | CreditChanged() | LinkAttached() | LinkDetached():
+                # Why links are gone with their connection is said by the ConnectionClosed that follows.
+                self._links.on_event(event, is_over=self._amqp.state is ConnectionState.CLOSED)
             case SessionOpened(session):
                 self.channels.on_opened(session)
-            case SessionEnded(session):
-                self.channels.on_ended(session)
+            case SessionEnded(session, error):
+                self.channels.on_ended(session, error)
             case ConnectionOpened():
                 self._was_let_in = True
                 self._settled.set()
             case ConnectionClosed(error, reason):
-                self._go_down(describe_end(error, reason), refused=reason == "sasl")
+                condition = None if error is None else str(error.condition)
+                self._go_down(describe_end(error, reason), refused=reason == "sasl", condition=condition)
 
-    def _go_down(self, detail: str, *, refused: bool = False) -> None:
+    def _go_down(self, detail: str, *, refused: bool = False, condition: str | None = None) -> None:
         if self._trouble is None:
-            self._trouble = TransientError(detail, kind="unauthorized" if refused else "network")
+            kind: TransientKind = "unauthorized" if refused else "network"
+            self._trouble = TransientError(detail, kind=kind, condition=condition)
         self._settled.set()
         self.channels.close()
         self._tokens.close(self._trouble)
         for use in self._entities.values():
             use.management.close(self._trouble)
         self._entities.clear()
-        for event in self._fallen:
-            self._link_gone(event)
-        self._fallen.clear()
-        for link, (owner, _) in list(self._owners.items()):
-            del self._owners[link]
-            owner.on_detached(None, by_us=False)
-
-    def _link_gone(self, event: LinkDetached) -> None:
-        owner = self._owners.pop(event.link, None)
-        if owner is not None:
-            owner[1].free()
-            owner[0].on_detached(event.error, by_us=event.by_us)
+        self._links.close()
 
     # Helpers --------------------------------------------------------------------------------------------------------
 
@@ -346,9 +326,21 @@ class BrokerConnection:
         timeout_s = self.answer_timeout_s if session_id is not None else server_timeout_s + NEXT_SESSION_GRACE_S
         channel = await self.channels.place(1, control=False)
         await link.attach(
-            channel, self._options.source_address(entity), server_timeout_s=server_timeout_s, timeout_s=timeout_s
+            channel,
+            self._options.source_address(entity),
+            server_timeout_s=server_timeout_s,
+            timeout_s=timeout_s,
+            max_message_size=self._options.max_receive_size,
         )
         return link
+
+    async def _attach_again(self, entity: str, session_id: str | None, server_timeout_s: float) -> SessionLink:
+        try:
+            return await self._attach(entity, session_id, server_timeout_s)
+        except LeaseLostError as error:
+            if error.reason != LossReason.UNAUTHORIZED:
+                raise
+            raise copy_of(error, text=f"{error}; {self._tokens.remedy(entity)}") from None
 
     def _entity(self, entity: str) -> _Entity:
         use = self._entities.get(entity)

@@ -32,3 +32,8 @@ def parse_lock_token(text: object) -> UUID:
             "it has no lock to keep; receive it in peek-lock mode"
         )
     return token
+
+
+def without_token(token: UUID, text: str) -> str:
+    """The broker's words, in which the token may be repeated."""
+    return re.sub(f"{token}|{token.hex}|{token.bytes_le.hex()}", "<redacted>", text, flags=re.IGNORECASE)

@@ -2,53 +2,94 @@
 
 So there is nothing to attach and nothing to detach: a lease is acquired by renewing its lock once, and given back by
 not renewing it any longer. A connection that breaks costs an attempt and no lease.
+
+When the broker says that a lock is over it does not say why: it expired, or the message was settled over its receiver's
+own link, which is how it should end. What can be told apart, and what cannot:
+
+* Without a sequence number, nothing: the lease is lost, and the detail says that the message may have been settled.
+* With it the entity is looked at. A message that is no longer there was completed or dead-lettered: settled. (Or its
+  lock expired, and it was received, or ran out of its time to live, in the moment since.)
+* One that is there and deferred was deferred, if its lock cannot have expired by our clock. After that it may as well
+  have been received as deferred, where it stays deferred when its lock expires: lost.
+* One that is there as it was has been abandoned, or its lock expired: lost, for it will be delivered again either way.
+* A settlement of our own whose answer never came was done, if the lock is over before it can have expired.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from renewer.core.model import Grant
-from renewer.core.states import LossReason
-from renewer.errors import LeaseLostError, RemoteError, TransientError, UsageError
+from renewer.core.states import LossReason, MessageFate
+from renewer.errors import (
+    ConflictError,
+    LeaseLostError,
+    MessageSettledError,
+    RemoteError,
+    TransientError,
+    UsageError,
+)
 from renewer.targets.servicebus.locktokens import parse_lock_token
-from renewer.targets.servicebus.managementops import read_expirations, renew_message_locks
+from renewer.targets.servicebus.settling import check_settlement
 from renewer.targets.servicebus.verdicts import copy_of, is_unusable
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from anyio.abc import TaskStatus
+
     from renewer.core.model import LeaseId, LeaseSpec
+    from renewer.ports import Clock, Settlement
     from renewer.targets.servicebus.durations import LockDurations
-    from renewer.targets.servicebus.envelope import Template
+    from renewer.targets.servicebus.lockbatches import Renewed
     from renewer.targets.servicebus.lockclock import LockClock
-    from renewer.targets.servicebus.routes import Routes
+    from renewer.targets.servicebus.messagewire import MessageWire
+    from renewer.targets.servicebus.pacing import Pace
+
+PEEK_TIMEOUT_S: Final = 2.0
+"""How long the look at a message may take whose lock is over: its owner waits to hear that."""
+
+SETTLE_WITHIN_S: Final = 0.2
+"""When a settlement must have its turn in a namespace that is throttled: somebody waits, and it frees a lock."""
+
+FATES: Final = {
+    "complete": MessageFate.COMPLETED,
+    "abandon": MessageFate.ABANDONED,
+    "defer": MessageFate.DEFERRED,
+    "dead-letter": MessageFate.DEAD_LETTERED,
+}
+
+NOT_DONE: Final = frozenset({"busy", "throttled", "unauthorized", "not_found", "refused", "unreachable"})
+"""Kinds of failures after which it is certain that a settlement was not made; after all others it may have been."""
 
 
 class MessageLocks:
     """The message locks that are kept."""
 
-    def __init__(self, routes: Routes, durations: LockDurations) -> None:
-        self._routes = routes
+    def __init__(self, wire: MessageWire, durations: LockDurations, pace: Pace, clock: Clock) -> None:
+        self._wire = wire
         self._durations = durations
+        self._pace = pace
+        self._clock = clock
         self._kept: dict[LeaseId, _Kept] = {}
 
     async def acquire(self, spec: LeaseSpec, epoch: int) -> Grant:
         """Renew the lock for the first time.
 
         LeaseLostError when the broker says that it is gone, that there is no such entity, or that it does not renew
-        message locks there, as where there are sessions.
+        message locks there, as where there are sessions; MessageSettledError when the message is settled.
         """
         kept = self._begin(spec, epoch)
-        self._routes.enter(kept.entity)
+        self._wire.enter(kept.entity)
         try:
             grant = await self._first(kept)
             rival = self._kept.get(spec.id)
             if rival is not None and rival.epoch > epoch:
-                raise TransientError("the lease has been acquired meanwhile", kind="busy")
+                raise TransientError("the lease has been acquired meanwhile", kind="busy", condition="renewer:rival")
         except BaseException:
-            self._routes.leave(kept.entity)
+            self._wire.leave(kept.entity)
             raise
         self._forget(self._kept.get(spec.id))
         self._kept[spec.id] = kept
@@ -66,7 +107,7 @@ class MessageLocks:
             raise LeaseLostError("the lease is not held", reason=LossReason.DETACHED)
         try:
             return await self._renew(kept)
-        except LeaseLostError:
+        except (LeaseLostError, MessageSettledError):
             self._forget(kept)
             raise
 
@@ -76,14 +117,58 @@ class MessageLocks:
         if kept is not None and kept.epoch == epoch:
             self._forget(kept)
 
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Run what renewing takes, until cancelled."""
+        await self._wire.serve(task_status=task_status)
+
+    async def settle(self, spec: LeaseSpec, epoch: int, settlement: Settlement) -> None:
+        """Settle the message by its token; nothing renews its lock after that. See `LeaseTarget.settle`.
+
+        UsageError for what cannot be asked of any message. The same settlement again, after one whose outcome is not
+        known, succeeds where the first one did.
+        """
+        check_settlement(settlement)
+        self._wire.check(settlement)
+        kept = self._kept.get(spec.id)
+        if kept is None or kept.epoch != epoch:
+            kept = self._begin(spec, epoch)
+        self._wire.withdraw(kept)
+        fate = FATES[settlement.how]
+        await self._pace.turn(self._clock.now() + SETTLE_WITHIN_S)
+        before, kept.unsure = kept.unsure, fate
+        try:
+            await self._wire.settle(kept, settlement)
+        except LeaseLostError as error:
+            kept.unsure = before
+            self._pace.note(error)
+            if error.reason != LossReason.EXPIRED:
+                raise copy_of(error, text=self._wire.hide(str(error), kept)) from None
+            over = await self._over(kept, error)
+            if isinstance(over, MessageSettledError) and over.fate == fate == before:
+                self._forget(kept)
+                return
+            self._forget(kept)
+            raise over from None
+        except TransientError as error:
+            self._pace.note(error)
+            text = self._wire.hide(str(error), kept)
+            if is_unusable(error.condition):
+                kept.unsure = before
+                raise ConflictError(f"the message cannot be {fate.value} here: {text}") from None
+            if error.kind in NOT_DONE:
+                kept.unsure = before
+                raise copy_of(error, text=f"the message was not {fate.value}: {text}") from None
+            raise copy_of(
+                error, text=f"it is not known whether the message was {fate.value}: {text}", is_unknown=True
+            ) from None
+        self._forget(kept)
+
     def _begin(self, spec: LeaseSpec, epoch: int) -> _Kept:
         try:
             token = parse_lock_token(spec.lock_token)
         except UsageError as error:
             raise LeaseLostError(str(error), reason=LossReason.REFUSED) from error
-        entity, lock = spec.entity.strip("/"), self._durations.begin(spec)
-        ask = renew_message_locks(entity, [token], lock_s=lock.duration_s)
-        return _Kept(spec.id, epoch, entity, token, lock, ask)
+        return _Kept(spec, epoch, token, self._durations.begin(spec))
 
     async def _first(self, kept: _Kept) -> Grant:
         try:
@@ -96,33 +181,82 @@ class MessageLocks:
 
     async def _renew(self, kept: _Kept) -> Grant:
         try:
-            reply = await self._routes.request(kept.entity, kept.ask)
-            (locked_until,) = read_expirations(reply, 1)
-        except RemoteError as error:
-            raise copy_of(error, text=_without(kept.token, str(error))) from None
-        self._durations.measure(kept.lock, locked_until, sent_at=reply.sent_at, received_at=reply.received_at)
-        return Grant(anchored_at=reply.sent_at, duration_s=kept.lock.duration_s, locked_until=locked_until)
+            # How much is left of a lock that we have not renewed yet is not known; half of one, say.
+            deadline = kept.expires_at or self._clock.now() + kept.lock.duration_s / 2
+            renewed = await self._wire.renew(kept, lock_s=kept.lock.duration_s, deadline=deadline)
+        except LeaseLostError as error:
+            if error.reason == LossReason.EXPIRED:
+                raise await self._over(kept, error) from None
+            raise
+        return self._grant(kept, renewed)
+
+    def _grant(self, kept: _Kept, renewed: Renewed) -> Grant:
+        self._durations.measure(
+            kept.lock, renewed.locked_until, sent_at=renewed.sent_at, received_at=renewed.received_at
+        )
+        kept.expires_at = max(kept.expires_at, renewed.sent_at + kept.lock.duration_s)
+        return Grant(anchored_at=renewed.sent_at, duration_s=kept.lock.duration_s, locked_until=renewed.locked_until)
+
+    async def _over(self, kept: _Kept, error: LeaseLostError) -> LeaseLostError | MessageSettledError:
+        """What to raise now that the broker says that the lock is over. See the rules above."""
+        was_valid = self._clock.now() < kept.expires_at
+        said = self._wire.hide(str(error), kept)
+        if kept.unsure is not None and was_valid:
+            return MessageSettledError(f"the message is settled: it was {kept.unsure.value}", fate=kept.unsure)
+
+        def lost(why: str) -> LeaseLostError:
+            return LeaseLostError(f"{said}; {why}", reason=error.reason, condition=error.condition)
+
+        number = kept.sequence_number
+        if number is None:
+            return lost("somebody else may have settled it: with its sequence_number that could be told")
+        try:
+            state = await self._look(kept.entity, number)
+        except RemoteError as trouble:
+            return lost(f"whether somebody else settled it could not be found out: {trouble}")
+        if state is None:
+            return MessageSettledError(
+                f"message {number} of {kept.entity} is settled: it is there no longer",
+                fate=kept.unsure if kept.unsure is not None and kept.unsure in _REMOVING else MessageFate.ELSEWHERE,
+            )
+        if state == "deferred" and (was_valid or kept.unsure is MessageFate.DEFERRED):
+            return MessageSettledError(
+                f"message {number} of {kept.entity} is settled: it is deferred",
+                fate=kept.unsure if kept.unsure is MessageFate.DEFERRED else MessageFate.ELSEWHERE,
+            )
+        there = "still there, as deferred" if state == "deferred" else "still there"
+        return lost(f"the message is {there}, and its lock expired or it was abandoned")
+
+    async def _look(self, entity: str, number: int) -> str | None:
+        """The state of the message with this number; None if it is not there."""
+        with anyio.move_on_after(PEEK_TIMEOUT_S):
+            return await self._wire.look(entity, number)
+        raise TransientError("no answer in time", kind="timeout")
 
     def _forget(self, kept: _Kept | None) -> None:
         if kept is not None and self._kept.get(kept.lease_id) is kept:
             del self._kept[kept.lease_id]
-            self._routes.leave(kept.entity)
+            self._wire.leave(kept.entity)
 
 
 class _Kept:
-    """A message lock that is kept, and what it is known to be."""
+    """A message lock that is kept, and what it is known to be.
 
-    __slots__ = ("ask", "entity", "epoch", "lease_id", "lock", "token")
+    `expires_at`: when it ends by our clock; 0 while it was never renewed. `unsure`: what became of the message if a
+    settlement was made whose answer did not come.
+    """
 
-    def __init__(self, lease_id: LeaseId, epoch: int, entity: str, token: UUID, lock: LockClock, ask: Template) -> None:
-        self.lease_id = lease_id
+    __slots__ = ("entity", "epoch", "expires_at", "lease_id", "lock", "sequence_number", "token", "unsure")
+
+    def __init__(self, spec: LeaseSpec, epoch: int, token: UUID, lock: LockClock) -> None:
+        self.lease_id: LeaseId = spec.id
         self.epoch = epoch
-        self.entity = entity
+        self.entity = spec.entity.strip("/")
         self.token = token
+        self.sequence_number = spec.sequence_number
         self.lock = lock
-        self.ask = ask
+        self.expires_at = 0.0
+        self.unsure: MessageFate | None = None
 
 
-def _without(token: UUID, text: str) -> str:
-    """The broker's words, in which the token may be repeated."""
-    return re.sub(f"{token}|{token.hex}|{token.bytes_le.hex()}", "<redacted>", text, flags=re.IGNORECASE)
+_REMOVING: Final = (MessageFate.COMPLETED, MessageFate.DEAD_LETTERED)

@@ -14,6 +14,7 @@ import anyio
 import structlog
 
 from renewer.errors import RemoteError, TransientError
+from renewer.targets.servicebus.ceilings import OUR_LIMIT, is_too_many
 from renewer.targets.servicebus.verdicts import copy_of
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
     from renewer.ports import Clock
+    from renewer.targets.servicebus.ceilings import Ceiling
     from renewer.targets.servicebus.connection import BrokerConnection
 
 LINGER_S: Final = 10.0
 """How long a connection on which nothing is held is kept."""
+
+_FULL_S: Final = 1.0
+"""How soon to ask again where no connection has room: a session that is released makes some."""
 
 _BACKOFF_BASE_S: Final = 0.2
 _BACKOFF_CAP_S: Final = 3.0
@@ -36,22 +41,29 @@ log = structlog.get_logger("renewer.servicebus")
 class Pool:
     """The connections of one namespace.
 
-    `connect` makes one that does not run yet; `backoff_s` is the delay for a count of failures, a base and a cap.
+    `prepare` gets ready what a new connection must have at once, and has a time limit of its own; `connect` makes a
+    connection that does not run yet; `backoff_s` is the delay for a count of failures, a base and a cap; `ceiling` says
+    how many connections there may be.
     """
 
     def __init__(
         self,
+        prepare: Callable[[], Awaitable[None]],
         connect: Callable[[], Awaitable[BrokerConnection]],
         clock: Clock,
         backoff_s: Callable[[int, float, float], float],
         *,
         spread_after: int,
+        ceiling: Ceiling,
         connect_timeout_s: float,
     ) -> None:
+        self._prepare = prepare
         self._connect = connect
         self._clock = clock
         self._backoff_s = backoff_s
         self._spread_after = spread_after
+        self.ceiling = ceiling
+        """How many connections there may be."""
         self._timeout_s = connect_timeout_s
         self._connections: list[BrokerConnection] = []
         self._waiters: dict[_Waiter, None] = {}
@@ -68,11 +80,18 @@ class Pool:
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection though one was wanted; None as a rule. For people."""
+        """Why there is no connection, or not another one, though one was wanted; None as a rule. For people."""
+        if self.ceiling.is_lowered:
+            have = len(self.connections)
+            return f"the broker allows no more than {plural(have)} now: {self.ceiling.why}"
         if not self._failures or self.connections:
             return None
         times = "once" if self._failures == 1 else f"{self._failures} times in a row"
         return f"{self._last_failure} ({times})"
+
+    def fit_on_one(self, most: int) -> int:
+        """How many sessions fit on one connection: `most` by our own settings; the peer may allow fewer."""
+        return min([most, *(connection.channels.capacity for connection in self.connections)])
 
     async def reserve(self) -> BrokerConnection:
         """A connection with room for one more session, which is counted until `give_back`.
@@ -138,12 +157,19 @@ class Pool:
         best = min((c for c in usable if c.has_room), key=lambda c: c.load, default=None)
         if best is None or best.load < self._spread_after or len(usable) > 1:
             return best
+        if len(self._connections) >= self.ceiling.value():
+            return best
         # Time for a second one; if that cannot be had now, the first will do.
         return best if self._clock.now() < self._blocked_until else None
 
     async def _open_one(self, tasks: TaskGroup) -> None:
+        full = self._full()
+        if full is not None:
+            self._wake(full)
+            return
         await anyio.sleep(max(0.0, self._blocked_until - self._clock.now()))
         try:
+            await self._prepare()
             with anyio.fail_after(self._timeout_s):
                 connection = await self._connect()
         except TimeoutError:
@@ -160,9 +186,25 @@ class Pool:
             await connection.aclose()
             self._connect_failed(error)
             return
+        self.ceiling.granted(len(self.connections))
         self._wake()
 
+    def _full(self) -> RemoteError | None:
+        """What to say if there may be no further connection."""
+        have = len(self._connections)
+        if have < self.ceiling.value():
+            return None
+        if self.ceiling.is_lowered:
+            what = f"the broker allows no more than {plural(len(self.connections))} now: {self.ceiling.why}"
+        else:
+            what = f"{plural(have)} are full; raise max_connections of the namespace, or sessions_per_connection"
+        return TransientError(
+            what, kind="busy", condition=OUR_LIMIT, retry_after_s=max(_FULL_S, self.ceiling.pause_s())
+        )
+
     def _connect_failed(self, error: RemoteError) -> None:
+        if is_too_many(error):
+            self.ceiling.refused(len(self.connections), str(error))
         self._failed(str(error))
         log.warning("could not connect", error=str(error), failures=self._failures)
         has_other = any(connection.is_usable and connection.has_room for connection in self._connections)
@@ -182,6 +224,9 @@ class Pool:
         if connection.is_proved:
             self._failures = 0
         elif connection.was_thrown_out:
+            trouble = connection.trouble()
+            if trouble is not None and is_too_many(trouble):
+                self.ceiling.refused(len(self.connections), str(trouble))
             # Let in, and thrown out before it was of any use: as good as not let in.
             self._failed("the broker ends each connection as soon as it is open")
 
@@ -199,6 +244,11 @@ class Pool:
                 unused = connection.load <= 0 and now - connection.idle_since > LINGER_S
                 if unused or (connection.load <= 0 and connection.is_suspect):
                     await connection.aclose()
+
+
+def plural(connections: int) -> str:
+    """So many connections, in words."""
+    return "1 connection" if connections == 1 else f"{connections} connections"
 
 
 class _Waiter:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import anyio
 from anyio.streams.tls import TLSAttribute
@@ -22,11 +23,12 @@ from renewer.amqp import Int, Timestamp
 from renewer.errors import TransientError
 from renewer.targets.servicebus.cbs import Tokens
 from renewer.targets.servicebus.connection import BrokerConnection
+from renewer.targets.servicebus.credentials import TokenProvider, token_provider
 from renewer.targets.servicebus.envelope import Template
 from renewer.targets.servicebus.options import NamespaceOptions, management_address
 from renewer.targets.servicebus.requests import RequestPair
-from renewer.targets.servicebus.sas import shared_access_signature
 from renewer.targets.servicebus.tcp import TcpConnector
+from renewer.targets.servicebus.transports import upgrade as upgrade_stream
 from renewer.targets.servicebus.verdicts import renewal_refused, shorten
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ _ALL_SESSIONS_MS: Final = 253_402_300_800_000
 """As last-updated-time: not a moment, but the wish for all sessions with messages or state (DateTime.MaxValue)."""
 
 _TOKEN_LIFETIME_S: Final = 300
-_DISTRUST_S: Final = 86_400
 _FAREWELL_S: Final = 1.0
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
@@ -55,32 +56,55 @@ class Certificate:
     ends_at: float | None
 
 
+def provider_of(options: NamespaceOptions, clock: Clock) -> TokenProvider:
+    """The tokens with which the target would come, but short-lived ones where it makes them itself."""
+    short = replace(options, token_lifetime_s=_TOKEN_LIFETIME_S)
+    return token_provider(short, clock, audience=options.audience)
+
+
+def first_hop(options: NamespaceOptions) -> tuple[str, int]:
+    """Host and port that are connected to: the broker's, or those of the proxy that leads there."""
+    if options.proxy is None:
+        return options.host, options.port
+    url = urlsplit(options.proxy)
+    return url.hostname or "", url.port or 80
+
+
 async def resolve(options: NamespaceOptions) -> list[str]:
     """The addresses behind the host's name. TransientError if there are none."""
+    host, port = first_hop(options)
     try:
-        found = await anyio.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise TransientError(f"{options.host}: {error.strerror or 'cannot be resolved'}", kind="network") from error
+        raise TransientError(f"{host}: {error.strerror or 'cannot be resolved'}", kind="network") from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 async def reach(options: NamespaceOptions) -> None:
     """Connect over TCP, no more. TransientError if that cannot be done."""
     try:
-        stream = await anyio.connect_tcp(options.host, options.port)
+        stream = await anyio.connect_tcp(*first_hop(options))
     except OSError as error:
         raise TransientError(_words(error), kind="network") from error
     await stream.aclose()
 
 
 async def open_stream(options: NamespaceOptions) -> ByteStream:
-    """Connect as the target does, with TLS where it is used. TransientError if that cannot be done."""
+    """Connect as the target does, with TLS where it is used; no WebSocket yet. TransientError if it cannot be done."""
     try:
         return await TcpConnector(options)(options)
     except ssl.SSLCertVerificationError as error:
         raise TransientError(
             f"the certificate is not trusted: {shorten(error.verify_message)}", kind="network", condition=UNTRUSTED
         ) from error
+    except (OSError, *_GONE) as error:
+        raise TransientError(_words(error), kind="network") from error
+
+
+async def upgrade(stream: ByteStream, options: NamespaceOptions) -> ByteStream:
+    """Open the WebSocket on it. TransientError if that cannot be done."""
+    try:
+        return await upgrade_stream(stream, options)
     except (OSError, *_GONE) as error:
         raise TransientError(_words(error), kind="network") from error
 
@@ -98,11 +122,9 @@ def certificate_of(stream: ByteStream) -> Certificate | None:
 class ProbedConnection:
     """A connection on which nothing is held."""
 
-    def __init__(self, connection: BrokerConnection, options: NamespaceOptions, clock: Clock) -> None:
+    def __init__(self, connection: BrokerConnection, options: NamespaceOptions, provider: TokenProvider) -> None:
         self._connection = connection
-        self._tokens = Tokens(
-            connection, _token_maker(options, clock), options.audience, lifetime_s=options.token_lifetime_s
-        )
+        self._tokens = Tokens(connection, provider, options.audience)
 
     async def wait_open(self, timeout_s: float) -> None:
         """Return when the broker has let us in. TransientError if it does not."""
@@ -133,14 +155,16 @@ class ProbedConnection:
 
 
 @asynccontextmanager
-async def connection_on(stream: ByteStream, options: NamespaceOptions, clock: Clock) -> AsyncIterator[ProbedConnection]:
+async def connection_on(
+    stream: ByteStream, options: NamespaceOptions, clock: Clock, provider: TokenProvider
+) -> AsyncIterator[ProbedConnection]:
     """An AMQP connection on `stream`, which is closed in the end. Await its `wait_open` before anything else."""
     connection = BrokerConnection(
-        stream, options, clock, SystemRandom(), _token_maker(options, clock), lambda _link, _reason, _detail: None
+        stream, options, clock, SystemRandom(), provider, lambda _link, _reason, _detail: None
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(connection.run)
-        probed = ProbedConnection(connection, options, clock)
+        probed = ProbedConnection(connection, options, provider)
         try:
             yield probed
         finally:
@@ -150,23 +174,12 @@ async def connection_on(stream: ByteStream, options: NamespaceOptions, clock: Cl
             tasks.cancel_scope.cancel()
 
 
-def _token_maker(options: NamespaceOptions, clock: Clock) -> Callable[[str, bool], tuple[str, int]]:
-    def make_token(entity: str, distrustful: bool) -> tuple[str, int]:
-        lifetime_s = _TOKEN_LIFETIME_S + (_DISTRUST_S if distrustful else 0)
-        expires_at = int(clock.utc_now().timestamp() + lifetime_s)
-        token = shared_access_signature(
-            options.audience(entity), key_name=options.key_name, key=options.key, expires_at=expires_at
-        )
-        return token, expires_at
-
-    return make_token
-
-
 def _words(error: Exception) -> str:
     """What went wrong, without the wrapping of asyncio and anyio."""
     if isinstance(error, ssl.SSLError):
         return f"no TLS: {shorten(error.reason or str(error))}"
-    cause = error.__cause__
+    # Of those, anyio's alone has the plain type; others say in their own words what happened.
+    cause = error.__cause__ if type(error) is OSError else None
     first = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause or error
     if isinstance(first, OSError) and first.errno is not None and first.errno > 0:
         return os.strerror(first.errno)

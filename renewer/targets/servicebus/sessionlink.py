@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
 
-from renewer.amqp import Described, Released, Source, Symbol, Target, Uint
+from renewer.amqp import Described, Received, Released, SessionState, Source, Symbol, Target, Uint
 from renewer.errors import AmqpProtocolError, LeaseLostError, RemoteError, TransientError
+from renewer.targets.servicebus.ceilings import OUR_LIMIT
 from renewer.targets.servicebus.lockclock import from_ticks
 from renewer.targets.servicebus.verdicts import attach_refused, describe
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 SESSION_FILTER: Final = Symbol("com.microsoft:session-filter")
 LOCKED_UNTIL: Final = Symbol("com.microsoft:locked-until-utc")
-MAX_MESSAGE_SIZE: Final = 1024 * 1024
 
 
 class Stage(Enum):
@@ -31,6 +31,19 @@ class Stage(Enum):
     HELD = "held"
     LETTING_GO = "letting go"
     GONE = "gone"
+
+
+class LinkUser(Protocol):
+    """Who receives what comes over a link that is held."""
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message arrived."""
+
+    def on_updated(self, delivery: Delivery, state: DeliveryState | None) -> None:
+        """The broker said what became of a message that it had sent; nothing more will be heard of that."""
+
+    def on_drained(self) -> None:
+        """The broker has no more messages for now, and has given back what credit was left."""
 
 
 class SessionLink:
@@ -49,14 +62,17 @@ class SessionLink:
         self.sent_at = 0.0
         self.granted_at = 0.0
         self.stage = Stage.ATTACHING
+        self.user: LinkUser | None = None
         self._wanted = wanted
         self._link: ReceiverLink | None = None
         self._settled = anyio.Event()
         self._gone = anyio.Event()
         self._refusal: RemoteError | None = None
 
-    async def attach(self, channel: Channel, address: str, *, server_timeout_s: float, timeout_s: float) -> None:
-        """Take the session on a channel where a handle is reserved.
+    async def attach(
+        self, channel: Channel, address: str, *, server_timeout_s: float, timeout_s: float, max_message_size: int
+    ) -> None:
+        """Take the session on a channel where a handle is reserved. A message beyond the size costs the session.
 
         LeaseLostError or TransientError when it cannot be had. Whatever is raised, the link is given up; it may hold
         its handle until the broker has answered.
@@ -74,7 +90,7 @@ class SessionLink:
                 rcv_settle_mode=1,
                 credit=0,
                 properties=properties,
-                max_message_size=MAX_MESSAGE_SIZE,
+                max_message_size=max_message_size,
             )
         except AmqpProtocolError as error:
             channel.free()
@@ -113,6 +129,28 @@ class SessionLink:
             await self._gone.wait()
         return self._gone.is_set()
 
+    # Messages -------------------------------------------------------------------------------------------------------
+
+    @property
+    def credit(self) -> int:
+        """How many messages the broker may still send."""
+        return 0 if self._link is None else self._link.credit
+
+    def flow(self, credit: int, *, drain: bool = False) -> None:
+        """Let the broker send so many messages from now; with `drain` at once or not at all."""
+        if self._link is not None and self.stage is Stage.HELD:
+            self._link.flow(credit, drain=drain)
+            self.carrier.flush()
+
+    def settle(self, delivery: Delivery, state: DeliveryState) -> None:
+        """Tell the broker what is to become of a message; its answer comes as `LinkUser.on_updated`.
+
+        AmqpProtocolError, and nothing is sent, if the state is too large for a frame.
+        """
+        if self._link is not None:
+            self._link.settle(delivery, state, settled=False)
+            self.carrier.flush()
+
     # Events of the link ---------------------------------------------------------------------------------------------
 
     def on_attached(self, remote: Attach) -> None:
@@ -135,22 +173,38 @@ class SessionLink:
         self._gone.set()
         if stage is Stage.ATTACHING and not by_us:
             self.carrier.answered()
-            self._refusal = self.carrier.trouble() or attach_refused(error, any_session=self._wanted is None)
+            self._refusal = self.carrier.trouble() or self._refused(error)
             self._settled.set()
         elif stage is Stage.HELD:
             self._refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
             self.carrier.lost(self, error)
 
+    def _refused(self, error: AmqpError | None) -> RemoteError:
+        if self._link is not None and self._link.session.state is SessionState.ENDED:
+            # It fell with all others there: that says nothing about the one that was asked for.
+            return TransientError(f"the AMQP session ended: {describe(error, 'no reason given')}", kind="network")
+        return attach_refused(error, any_session=self._wanted is None)
+
     def on_delivery(self, delivery: Delivery) -> None:
-        """A message that we gave no credit for: it is for somebody else."""
-        if self._link is not None:
+        """A message arrived; one that nobody is there for goes back."""
+        if self.user is not None:
+            self.user.on_delivery(delivery)
+        elif self._link is not None:
             self._link.settle(delivery, Released())
 
     def on_updated(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool) -> None:
-        """Nothing of ours travels on this link."""
+        """The broker settled a message, or, for want of manners, wants us to."""
+        if not settled:
+            if state is None or isinstance(state, Received) or self._link is None:
+                return
+            self._link.settle(delivery, state)
+        if self.user is not None:
+            self.user.on_updated(delivery, state)
 
     def on_credit(self) -> None:
-        """Nothing to drain."""
+        """The link is drained."""
+        if self.user is not None:
+            self.user.on_drained()
 
     def _granted_id(self, remote: Attach) -> str:
         source = remote.source
@@ -161,7 +215,9 @@ class SessionLink:
         if isinstance(granted, str):
             granted = str(granted)
             if self._wanted is not None and granted != self._wanted:
-                raise TransientError("the broker granted another session than the one asked for", kind="busy")
+                raise TransientError(
+                    "the broker granted another session than the one asked for", kind="busy", condition=OUR_LIMIT
+                )
             return granted
         if self._wanted is not None and self.locked_until is not None:
             return self._wanted

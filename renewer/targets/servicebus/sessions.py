@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -9,25 +10,22 @@ import anyio
 from renewer.core.events import LinkLost
 from renewer.core.model import Grant
 from renewer.core.states import LossReason
-from renewer.errors import ConflictError, LeaseLostError, TransientError, UsageError
+from renewer.errors import ConflictError, LeaseLostError, RenewerError, TransientError
+from renewer.targets.servicebus.ceilings import OUR_LIMIT, Ceiling, is_too_many
 from renewer.targets.servicebus.channels import NoRoomError
 from renewer.targets.servicebus.connection import NEXT_SESSION_GRACE_S
-from renewer.targets.servicebus.managementops import (
-    get_session_state,
-    read_expiration,
-    read_session_state,
-    renew_session_lock,
-    set_session_state,
-)
-from renewer.targets.servicebus.requests import MAX_REPLY_SIZE
-from renewer.targets.servicebus.verdicts import TOO_LARGE, passing
+from renewer.targets.servicebus.deliveries import PastEpochs, read_handle, unknown_handle
+from renewer.targets.servicebus.heldsession import HeldSession
+from renewer.targets.servicebus.managementops import read_expiration, renew_session_lock
+from renewer.targets.servicebus.verdicts import copy_of
 
 if TYPE_CHECKING:
     from renewer.core.model import LeaseId, LeaseSpec
-    from renewer.ports import ReportLoss
+    from renewer.messages import InFlight
+    from renewer.ports import Clock, ReportLoss, Settlement
     from renewer.targets.servicebus.connection import BrokerConnection
     from renewer.targets.servicebus.durations import LockDurations
-    from renewer.targets.servicebus.envelope import Reply, Template
+    from renewer.targets.servicebus.envelope import Template
     from renewer.targets.servicebus.lockclock import LockClock
     from renewer.targets.servicebus.options import NamespaceOptions
     from renewer.targets.servicebus.pool import Pool
@@ -45,27 +43,42 @@ ATTACHES_AT_ONCE: Final = 128
 ATTACH_PATIENCE_S: Final = 2.0
 """How long an acquisition waits for its turn; then it goes ahead: those before it may be waiting for lost answers."""
 
-STATE_TIMEOUT_S: Final = 10.0
-"""How long the broker may take to read or replace a session's state."""
-
 
 class SessionLocks:
     """The sessions that are held."""
 
     def __init__(
-        self, options: NamespaceOptions, pool: Pool, durations: LockDurations, report_loss: ReportLoss
+        self,
+        options: NamespaceOptions,
+        pool: Pool,
+        durations: LockDurations,
+        report_loss: ReportLoss,
+        clock: Clock,
     ) -> None:
         self._options = options
         self._pool = pool
         self._durations = durations
         self._report_loss = report_loss
+        self._clock = clock
         self._held: dict[LeaseId, _Held] = {}
         self._by_link: dict[SessionLink, _Held] = {}
+        self._held_of: Counter[str] = Counter()
+        self._asked_of: Counter[str] = Counter()
+        self._ceilings: dict[str, Ceiling] = {}
+        self._past = PastEpochs()
         self._attaching = anyio.CapacityLimiter(ATTACHES_AT_ONCE)
 
     def __len__(self) -> int:
         """How many are held."""
         return len(self._held)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no more sessions can be had of an entity; None as a rule. For people."""
+        for entity, ceiling in self._ceilings.items():
+            if ceiling.is_lowered:
+                return f"the broker allows no more than {self._held_of[entity]} sessions of {entity} now: {ceiling.why}"
+        return None
 
     async def acquire(self, spec: LeaseSpec, epoch: int) -> Grant:
         """Accept the session, or the next available one. The errors are those of `verdicts.attach_refused`."""
@@ -75,10 +88,17 @@ class SessionLocks:
         if rival is not None and rival.epoch >= epoch:
             link.let_go()
             self._end_use(link)
-            raise TransientError("the lease has been acquired meanwhile", kind="busy")
-        held = _Held(spec.id, epoch, link, self._durations.begin(spec))
+            raise TransientError("the lease has been acquired meanwhile", kind="busy", condition=OUR_LIMIT)
+        session = HeldSession(
+            link,
+            epoch,
+            message_size_limit=self._options.message_size_limit,
+            on_lock_lost=lambda detail: self._on_lock_lost(link, detail),
+        )
+        held = _Held(spec.id, epoch, link, session, self._durations.begin(spec))
         self._held[spec.id] = held
         self._by_link[link] = held
+        self._held_of[link.entity] += 1
         return self._first_grant(spec, held)
 
     async def renew(self, spec: LeaseSpec, epoch: int) -> Grant:
@@ -97,7 +117,7 @@ class SessionLocks:
         except LeaseLostError as error:
             self._note_early_end(held, error.reason)
             held.is_told = True
-            raise
+            raise copy_of(error, text=str(error) + self._lose(held, error.reason, str(error))) from None
         except TransientError:
             if held.loss is not None:
                 raise LeaseLostError(held.loss.detail, reason=held.loss.reason) from None
@@ -117,6 +137,7 @@ class SessionLocks:
         if held is None or held.epoch != epoch:
             return
         self._forget(held)
+        self._part(held)
         if not held.is_told:
             self._durations.forget(spec.id)
         held.link.let_go()
@@ -129,80 +150,41 @@ class SessionLocks:
         links = [held.link for held in self._held.values()]
         for held in list(self._held.values()):
             self._forget(held)
+            self._part(held)
         for link in links:
             link.let_go()
         with anyio.move_on_after(GIVE_BACK_TIMEOUT_S):
             for link in links:
                 await link.wait_gone(GIVE_BACK_TIMEOUT_S)
 
-    # State ----------------------------------------------------------------------------------------------------------
+    # Using ----------------------------------------------------------------------------------------------------------
 
-    async def get_state(self, spec: LeaseSpec, epoch: int) -> bytes | None:
-        """The session's state; None if it has none.
+    def held(self, spec: LeaseSpec, epoch: int) -> HeldSession:
+        """What can be done with the session, which is held as this epoch; else ConflictError.
 
-        ConflictError when it is not held as this epoch. LeaseLostError, and the loss is reported, when the broker says
-        that the lock is gone; TransientError when it does not answer, or not well.
+        Whatever is asked of it raises LeaseLostError, and the loss is reported, when the broker says that the lock is
+        gone; TransientError when the broker does not answer, or not well.
         """
-        held = self._holding(spec, epoch)
-        link = held.link
-        ask = get_session_state(
-            link.entity, link_name=link.name, session_id=link.session_id or "", timeout_s=STATE_TIMEOUT_S
-        )
-        try:
-            return read_session_state(await self._ask_of_state(held, ask, "the session's state was not sent in time"))
-        except TransientError as error:
-            if error.condition == TOO_LARGE:
-                raise ConflictError(
-                    f"the session's state does not fit into {MAX_REPLY_SIZE} bytes, and no more is taken; "
-                    "read it with a client of the broker"
-                ) from error
-            raise
-
-    async def set_state(self, spec: LeaseSpec, epoch: int, state: bytes | None) -> None:
-        """Replace the session's state; None clears it. The errors are those of `get_state`.
-
-        UsageError if the state is larger than the broker takes.
-        """
-        held = self._holding(spec, epoch)
-        link = held.link
-        ask = set_session_state(
-            link.entity, state, link_name=link.name, session_id=link.session_id or "", timeout_s=STATE_TIMEOUT_S
-        )
-        try:
-            await self._ask_of_state(
-                held, ask, "the broker did not confirm the session's state in time: it may be the old or the new one"
-            )
-        except TransientError as error:
-            if error.condition == TOO_LARGE:
-                size = len(state or b"")
-                limit = link.carrier.management(link.entity).max_request_size
-                raise UsageError(_too_large(size, None if limit is None else limit - (ask.size - size))) from error
-            raise
-
-    def _holding(self, spec: LeaseSpec, epoch: int) -> _Held:
         held = self._held.get(spec.id)
         if held is None or held.epoch != epoch:
-            raise ConflictError("the session is not held now: its state can be read and set while it is")
-        return held
+            raise ConflictError("the session is not held now: it can be used while it is")
+        return held.session
 
-    async def _ask_of_state(self, held: _Held, ask: Template, too_late: str) -> Reply:
-        management = held.link.carrier.management(held.link.entity)
-        try:
-            with anyio.move_on_after(STATE_TIMEOUT_S):
-                return await management.request(ask)
-        except LeaseLostError as error:
-            if error.reason != LossReason.EXPIRED:
-                # Says something about the request. Whether the lock is still ours, the next renewal will tell.
-                raise passing(error) from None
-            # One that was released or lost meanwhile has nothing more to lose.
-            if self._by_link.get(held.link) is held:
-                self._tell(held, LossReason.EXPIRED, str(error))
-            raise
-        except TransientError:
-            if held.loss is not None:
-                raise LeaseLostError(held.loss.detail, reason=held.loss.reason) from None
-            raise
-        raise TransientError(too_late, kind="timeout")
+    async def settle(self, spec: LeaseSpec, epoch: int, settlement: Settlement, handle: str) -> None:
+        """Settle a message that was received in this session, now or in an epoch that is over. See `LeaseTarget`."""
+        received_in, number = read_handle(handle)
+        held = self._held.get(spec.id)
+        if held is not None and held.epoch == epoch == received_in and held.session.end_error is None:
+            await held.session.settle(number, settlement)
+            return
+        if received_in > epoch:
+            raise unknown_handle()
+        raise self._past.judge(spec.id, received_in, number)
+
+    def in_flight(self, spec: LeaseSpec) -> list[InFlight]:
+        """See `LeaseTarget.in_flight`."""
+        held = self._held.get(spec.id)
+        return [*self._past.in_flight(spec.id), *(() if held is None else held.session.in_flight())]
 
     # Acquiring ------------------------------------------------------------------------------------------------------
 
@@ -212,10 +194,31 @@ class SessionLocks:
         if held is None or held.epoch > epoch:
             return
         self._forget(held)
+        self._part(held)
         held.link.let_go()
         await held.link.wait_gone(DETACH_TIMEOUT_S)
 
     async def _accept_somewhere(self, spec: LeaseSpec) -> SessionLink:
+        entity = spec.entity.strip("/")
+        ceiling = self._ceilings.get(entity)
+        if ceiling is not None:
+            ceiling.check(self._held_of[entity] + self._asked_of[entity], f"sessions of {entity}")
+        self._asked_of[entity] += 1
+        try:
+            link = await self._accept_where_it_fits(spec)
+        except TransientError as error:
+            if _is_one_too_many(error):
+                ceiling = self._ceilings.setdefault(entity, Ceiling(self._clock))
+                ceiling.refused(self._held_of[entity], str(error))
+            raise
+        finally:
+            self._asked_of[entity] -= 1
+        if ceiling is not None:
+            ceiling.granted(self._held_of[entity] + 1)
+        return link
+
+    async def _accept_where_it_fits(self, spec: LeaseSpec) -> SessionLink:
+        full: BrokerConnection | None = None
         while True:
             connection = await self._pool.reserve()
             try:
@@ -223,6 +226,16 @@ class SessionLocks:
             except NoRoomError:
                 # It turned out smaller than it looked, and is passed over from now on.
                 self._pool.give_back(connection)
+            except TransientError as error:
+                self._pool.give_back(connection)
+                if not _is_one_too_many(error):
+                    raise
+                if full is not None or not connection.load:
+                    if full is not None:
+                        full.full_at = None
+                    raise
+                # Perhaps it is this connection that has as many as may be, and another will do.
+                full, connection.full_at = connection, connection.load
             except BaseException:
                 self._pool.give_back(connection)
                 raise
@@ -270,13 +283,38 @@ class SessionLocks:
             self._forget(held)
             self._tell(held, reason, detail)
 
+    def _on_lock_lost(self, link: SessionLink, detail: str) -> None:
+        """The broker says so in an answer. One that was released or lost meanwhile has nothing more to lose."""
+        held = self._by_link.get(link)
+        if held is not None:
+            self._tell(held, LossReason.EXPIRED, detail)
+
     def _tell(self, held: _Held, reason: LossReason, detail: str) -> None:
         """Report a loss, once."""
         self._note_early_end(held, reason)
+        detail += self._lose(held, reason, detail)
         held.loss = LinkLost(held.lease_id, held.epoch, reason, detail)
         if not held.is_told:
             held.is_told = True
             self._report_loss(held.loss)
+
+    def _lose(self, held: _Held, reason: str, detail: str) -> str:
+        """End what is under way in a session that is lost; what to say of its messages."""
+
+        def lost() -> RenewerError:
+            return LeaseLostError(detail, reason=reason)
+
+        past = held.session.end(lost)
+        if past is None:
+            return ""
+        self._past.add(held.lease_id, past, reason)
+        return past.told()
+
+    def _part(self, held: _Held) -> None:
+        """End what is under way in a session that is given back."""
+        past = held.session.end(lambda: ConflictError("the session was released meanwhile"))
+        if past is not None:
+            self._past.add(held.lease_id, past, None)
 
     def _note_early_end(self, held: _Held, reason: str) -> None:
         if reason == LossReason.EXPIRED and not held.is_told:
@@ -287,6 +325,7 @@ class SessionLocks:
         if self._held.get(held.lease_id) is held:
             del self._held[held.lease_id]
         if self._by_link.pop(held.link, None) is not None:
+            self._held_of[held.link.entity] -= 1
             self._end_use(held.link)
 
     def _end_use(self, link: SessionLink) -> None:
@@ -294,26 +333,23 @@ class SessionLocks:
         self._pool.give_back(link.carrier)
 
 
+def _is_one_too_many(error: TransientError) -> bool:
+    """Whether the session was refused, and not the connection, because there are as many as the broker allows."""
+    return error.kind == "busy" and is_too_many(error)
+
+
 class _Held:
     """A session that is held: which link, and what its lock is known to be."""
 
-    __slots__ = ("anchored_at", "epoch", "is_told", "lease_id", "link", "lock", "loss", "renewal")
+    __slots__ = ("anchored_at", "epoch", "is_told", "lease_id", "link", "lock", "loss", "renewal", "session")
 
-    def __init__(self, lease_id: LeaseId, epoch: int, link: SessionLink, lock: LockClock) -> None:
+    def __init__(self, lease_id: LeaseId, epoch: int, link: SessionLink, session: HeldSession, lock: LockClock) -> None:
         self.lease_id = lease_id
         self.epoch = epoch
         self.link = link
+        self.session = session
         self.lock = lock
         self.anchored_at = 0.0
         self.renewal: Template | None = None
         self.loss: LinkLost | None = None
         self.is_told = False
-
-
-def _too_large(size: int, limit: int | None) -> str:
-    if limit is not None and limit < size:
-        return f"the state has {size} bytes, and the broker takes {limit}; store it elsewhere, and its place here"
-    return (
-        f"the broker refuses a state of {size} bytes as too large: it takes as much as one message may have, 256 KB in "
-        "the standard tier, 1 MB in the premium tier if no more is set; store it elsewhere, and its place here"
-    )

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, assert_never
 
 import anyio
 
-from renewer.core.states import LeaseKind
+from renewer.core.states import LeaseKind, LossReason
 from renewer.core.timing import full_jitter_s
-from renewer.errors import ConflictError, TransientError
+from renewer.errors import ConflictError, LeaseLostError, RemoteError, TransientError, UsageError
+from renewer.targets.servicebus.ceilings import Ceiling
+from renewer.targets.servicebus.channels import Handles
 from renewer.targets.servicebus.connection import BrokerConnection
+from renewer.targets.servicebus.credentials import token_provider
 from renewer.targets.servicebus.durations import LockDurations
+from renewer.targets.servicebus.lockbatches import LockBatches
 from renewer.targets.servicebus.messagelocks import MessageLocks
+from renewer.targets.servicebus.messagewire import ManagementWire
+from renewer.targets.servicebus.pacing import Pace
 from renewer.targets.servicebus.pool import Pool
 from renewer.targets.servicebus.routes import Routes
-from renewer.targets.servicebus.sas import shared_access_signature
 from renewer.targets.servicebus.sessions import SessionLocks
-from renewer.targets.servicebus.tcp import TcpConnector
+from renewer.targets.servicebus.tcp import tls_context
+from renewer.targets.servicebus.transports import connector_for
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from anyio.abc import ByteStream, TaskStatus
 
-    from renewer.core.model import Grant, LeaseSpec
-    from renewer.ports import Clock, ReportLoss
+    from renewer.core.model import Grant, LeaseId, LeaseSpec
+    from renewer.messages import InFlight, ReceivedMessage
+    from renewer.ports import Clock, ReportLoss, Settlement
+    from renewer.targets.servicebus.credentials import TokenProvider
+    from renewer.targets.servicebus.messagewire import MessageWire
     from renewer.targets.servicebus.options import NamespaceOptions
 
 STOP_TIMEOUT_S: Final = 2.0
 """How long closing the connections may take at the end."""
 
-DISTRUST_S: Final = 86_400.0
-"""How much longer a token lives that is made after a refusal: the broker's clock may be ahead of ours."""
+
+NO_SESSIONS: Final = (
+    '[{name}] has transport = "rest", which keeps the locks of messages alone; sessions need "amqp" or "amqp-websocket"'
+)
 
 
 class ServiceBusTarget:
@@ -40,7 +52,7 @@ class ServiceBusTarget:
 
     `report_loss` is called once for each lease whose link is lost, the moment that is noticed; `on_skew` with the
     estimated difference between the broker's clock and ours, in seconds, whenever an answer gives one. `connect` makes
-    the byte stream to the broker.
+    the byte stream to the broker, `provider` the tokens; each as `options` say unless given.
     """
 
     def __init__(
@@ -52,22 +64,31 @@ class ServiceBusTarget:
         rng: random.Random,
         on_skew: Callable[[float], None] | None = None,
         connect: Callable[[NamespaceOptions], Awaitable[ByteStream]] | None = None,
+        provider: TokenProvider | None = None,
     ) -> None:
         self.options = options
         self.name = options.target_name
         self._clock = clock
         self._rng = rng
-        self._connect = connect if connect is not None else TcpConnector(options)
+        self._connect = connect if connect is not None else connector_for(options)
         self._durations = LockDurations(options, clock, on_skew)
+        self._provider = provider or token_provider(
+            options, clock, wall=self._durations.wall, audience=options.audience
+        )
         self._pool = Pool(
+            self._provider.prepare,
             self._open,
             clock,
             lambda failures, base_s, cap_s: full_jitter_s(failures, rng.random(), base_s=base_s, cap_s=cap_s),
             spread_after=options.spread_after,
+            ceiling=Ceiling(clock, options.max_connections),
             connect_timeout_s=options.connect_timeout_s,
         )
-        self._sessions = SessionLocks(options, self._pool, self._durations, report_loss)
-        self._messages = MessageLocks(Routes(self._pool), self._durations)
+        self._sessions = SessionLocks(options, self._pool, self._durations, report_loss, clock)
+        self._pace = Pace(clock, self.name)
+        self._messages = MessageLocks(self._message_wire(), self._durations, self._pace, clock)
+        self._expires: dict[LeaseId, float] = {}
+        self._handles = Handles(options.links_per_session)
         self._stopping = anyio.Event()
 
     @property
@@ -77,8 +98,22 @@ class ServiceBusTarget:
 
     @property
     def trouble(self) -> str | None:
-        """Why the namespace cannot be reached, for people; None as a rule."""
-        return self._pool.trouble
+        """Why the namespace cannot be reached, or soon may not be, for people; None as a rule."""
+        # A credential that nobody needs now may have been put right since it was last tried.
+        credential = self._provider.trouble if self._pool.connections else None
+        return self._pool.trouble or self._sessions.trouble or credential
+
+    @property
+    def session_room(self) -> int:
+        """How many sessions can be held, as far as is known: settings say so, and what the broker has refused."""
+        # A broker that lets nobody in now will let in again: whoever asks meanwhile may wait for that.
+        connections = max(1, self._pool.ceiling.value())
+        return int(connections * self._pool.fit_on_one(self.options.sessions_that_share))
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the broker has refused connections because there are too many."""
+        return self._pool.ceiling.is_lowered
 
     @property
     def links(self) -> int:
@@ -101,25 +136,102 @@ class ServiceBusTarget:
             finally:
                 self._stopping.set()
 
+    def check(self, spec: LeaseSpec) -> None:
+        """Raise UsageError for a lease that cannot be kept over this namespace's transport."""
+        if self.options.transport != "rest":
+            return
+        if spec.kind is LeaseKind.SESSION:
+            raise UsageError(NO_SESSIONS.format(name=self.name))
+        if spec.sequence_number is None:
+            raise UsageError('sequence_number: is needed with transport = "rest", which names a message by it')
+        if spec.lock_duration_s is None and self.options.lock_duration_s is None:
+            raise UsageError(
+                'lock_duration: is needed with transport = "rest", where the broker does not tell until when a lock is '
+                f"renewed; give it here, or in [{self.name}]"
+            )
+
     async def acquire(self, spec: LeaseSpec, epoch: int) -> Grant:
         """Accept the session, or renew the message's lock for the first time."""
-        return await self._locks(spec).acquire(spec, epoch)
+        if spec.kind is LeaseKind.MESSAGE:
+            return await self._messages.acquire(spec, epoch)
+        if self.options.transport == "rest":
+            raise LeaseLostError(NO_SESSIONS.format(name=self.name), reason=LossReason.REFUSED)
+        self._pace.admit_newcomer()
+        with self._noting():
+            grant = await self._sessions.acquire(spec, epoch)
+        self._expires[spec.id] = grant.anchored_at + grant.duration_s
+        return grant
 
     async def renew(self, spec: LeaseSpec, epoch: int) -> Grant:
         """Renew the lock. LeaseLostError when the broker says that it is gone, or when it is not held as this epoch."""
-        return await self._locks(spec).renew(spec, epoch)
+        if spec.kind is LeaseKind.MESSAGE:
+            return await self._messages.renew(spec, epoch)
+        await self._pace.turn(self._expires.get(spec.id, self._clock.now()), key=spec.id)
+        with self._noting():
+            grant = await self._sessions.renew(spec, epoch)
+        if spec.id in self._expires:
+            self._expires[spec.id] = grant.anchored_at + grant.duration_s
+        return grant
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Free the session, or stop renewing the message's lock."""
+        self._expires.pop(spec.id, None)
         await self._locks(spec).release(spec, epoch)
 
     async def get_state(self, spec: LeaseSpec, epoch: int) -> bytes | None:
-        """The state that the session carries. See `SessionLocks.get_state`; ConflictError for a message lock."""
-        return await self._session_of(spec).get_state(spec, epoch)
+        """The state that the session carries. See `HeldSession.get_state`; ConflictError for a message lock."""
+        with self._noting():
+            return await self._sessions_of(spec).held(spec, epoch).get_state()
 
     async def set_state(self, spec: LeaseSpec, epoch: int, state: bytes | None) -> None:
-        """Replace the state that the session carries. See `SessionLocks.set_state`; ConflictError as above."""
-        await self._session_of(spec).set_state(spec, epoch, state)
+        """Replace the state that the session carries. See `HeldSession.set_state`; ConflictError as above."""
+        with self._noting():
+            await self._sessions_of(spec).held(spec, epoch).set_state(state)
+
+    async def receive(self, spec: LeaseSpec, epoch: int, *, count: int, wait_s: float) -> Sequence[ReceivedMessage]:
+        """Messages of the session. See `LeaseTarget.receive`; ConflictError as above."""
+        return await self._sessions_of(spec).held(spec, epoch).receive(count, wait_s)
+
+    async def receive_deferred(
+        self, spec: LeaseSpec, epoch: int, sequence_numbers: Sequence[int]
+    ) -> Sequence[ReceivedMessage]:
+        """Deferred messages of the session. See `LeaseTarget.receive_deferred`; ConflictError as above."""
+        with self._noting():
+            return await self._sessions_of(spec).held(spec, epoch).receive_deferred(sequence_numbers)
+
+    async def peek(
+        self, spec: LeaseSpec, epoch: int, *, count: int, from_sequence_number: int = 0
+    ) -> Sequence[ReceivedMessage]:
+        """Look at messages of the session. See `LeaseTarget.peek`; ConflictError as above."""
+        with self._noting():
+            return await self._sessions_of(spec).held(spec, epoch).peek(count, from_sequence_number)
+
+    def in_flight(self, spec: LeaseSpec) -> Sequence[InFlight]:
+        """What was received over the lease and is not settled. A lock on one message has received nothing."""
+        return self._sessions.in_flight(spec) if spec.kind is LeaseKind.SESSION else ()
+
+    async def settle(self, spec: LeaseSpec, epoch: int, settlement: Settlement, handle: str | None = None) -> None:
+        """Settle the message received in the session with that handle, or the one whose lock it is."""
+        if spec.kind is LeaseKind.SESSION:
+            if handle is None:
+                raise UsageError("handle: name the message that is to be settled, as it was received in the session")
+            with self._noting():
+                await self._sessions.settle(spec, epoch, settlement, handle)
+            return
+        if handle is not None:
+            raise ConflictError("the lease is on the lock of one message: there is no other to settle")
+        await self._messages.settle(spec, epoch, settlement)
+
+    def _message_wire(self) -> MessageWire:
+        if self.options.transport == "rest":
+            # Imported by those alone who use it.
+            from renewer.targets.servicebus.restwire import RestWire
+
+            tls = tls_context(self.options.ca_file) if self.options.tls else None
+            return RestWire(self.options, self._provider, self._pace, self._clock, tls=tls)
+        routes = Routes(self._pool)
+        batches = LockBatches(routes, self._pace, self._clock, most=self.options.message_batch)
+        return ManagementWire(routes, batches)
 
     def _locks(self, spec: LeaseSpec) -> SessionLocks | MessageLocks:
         match spec.kind:
@@ -130,10 +242,19 @@ class ServiceBusTarget:
             case _:
                 assert_never(spec.kind)
 
-    def _session_of(self, spec: LeaseSpec) -> SessionLocks:
+    def _sessions_of(self, spec: LeaseSpec) -> SessionLocks:
         if spec.kind is not LeaseKind.SESSION:
-            raise ConflictError("a message lock has no session state")
+            raise ConflictError("the lease is on the lock of one message: it has no session to be used")
         return self._sessions
+
+    @contextmanager
+    def _noting(self) -> Generator[None, None, None]:
+        """What comes of a request is noted: one that is refused because there are too many slows all others down."""
+        try:
+            yield
+        except RemoteError as error:
+            self._pace.note(error)
+            raise
 
     # Running --------------------------------------------------------------------------------------------------------
 
@@ -142,6 +263,9 @@ class ServiceBusTarget:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._pool.serve)
+                tasks.start_soon(self._provider.watch)
+                await tasks.start(self._pace.serve)
+                await tasks.start(self._messages.serve)
                 task_status.started()
                 await self._stopping.wait()
                 self._pool.stop()
@@ -158,13 +282,6 @@ class ServiceBusTarget:
             raise TransientError(
                 f"cannot connect to {what}: {error or type(error).__name__}", kind="network"
             ) from error
-        return BrokerConnection(stream, self.options, self._clock, self._rng, self._make_token, self._sessions.on_lost)
-
-    def _make_token(self, entity: str, distrustful: bool) -> tuple[str, int]:
-        # The later of what the clock shows and what it would show had nobody stepped it: too long a token harms nobody.
-        now = max(self._durations.wall.at(self._clock.now()), self._clock.utc_now().timestamp())
-        expires_at = int(now + self.options.token_lifetime_s + (DISTRUST_S if distrustful else 0.0))
-        token = shared_access_signature(
-            self.options.audience(entity), key_name=self.options.key_name, key=self.options.key, expires_at=expires_at
+        return BrokerConnection(
+            stream, self.options, self._clock, self._rng, self._provider, self._sessions.on_lost, self._handles
         )
-        return token, expires_at

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NO_SESSION_FREE: Final = "com.microsoft:timeout"
 LOCK_LOST: Final = "com.microsoft:session-lock-lost"
+MESSAGE_LOCK_LOST: Final = "com.microsoft:message-lock-lost"
+MESSAGE_NOT_FOUND: Final = "com.microsoft:message-not-found"
 TOO_LARGE: Final = "amqp:link:message-size-exceeded"
 
 
@@ -36,6 +38,13 @@ def renewal_refused(status: int, condition: str | None, description: str | None)
     row = _TABLE.get(condition or "")
     meaning = row.renew if row else _by_status(status)
     return _as_error(f"the request was answered with {status}", condition, description, meaning)
+
+
+def settling_refused(error: AmqpError) -> RemoteError:
+    """What to raise when the broker refused the settlement of a message over its link."""
+    condition = str(error.condition)
+    meaning = _TABLE.get(condition, _UNKNOWN).renew
+    return _as_error("the message was not settled", condition, error.description, meaning)
 
 
 def pair_refused(error: AmqpError | None, what: str) -> RemoteError:
@@ -76,16 +85,22 @@ def passing(error: LeaseLostError) -> TransientError:
     return TransientError(str(error), kind=kind, condition=error.condition)
 
 
-def copy_of(error: RemoteError, *, text: str | None = None) -> RemoteError:
+def copy_of(error: RemoteError, *, text: str | None = None, is_unknown: bool = False) -> RemoteError:
     """The same error for one more of those who wait: raised twice, one exception would gather everybody's traceback.
 
-    With `text` it says that instead.
+    With `text` it says that instead; with `is_unknown`, a transient one says that it may have been done.
     """
     if isinstance(error, NoRoomError):
         return NoRoomError()
     text = str(error) if text is None else text
     if isinstance(error, TransientError):
-        return TransientError(text, kind=error.kind, retry_after_s=error.retry_after_s, condition=error.condition)
+        return TransientError(
+            text,
+            kind=error.kind,
+            retry_after_s=error.retry_after_s,
+            condition=error.condition,
+            is_unknown=error.is_unknown or is_unknown,
+        )
     if isinstance(error, LeaseLostError):
         return LeaseLostError(text, reason=error.reason, condition=error.condition)
     return RemoteError(text, condition=error.condition)
@@ -124,9 +139,9 @@ _UNAUTHORIZED: Final = _Row(LossReason.UNAUTHORIZED, LossReason.UNAUTHORIZED, Lo
 _GONE: Final = _Row(LossReason.ENTITY_GONE, LossReason.ENTITY_GONE, LossReason.ENTITY_GONE)
 _TABLE: Final[dict[str, _Row]] = {
     LOCK_LOST: _Row("busy", LossReason.EXPIRED, LossReason.EXPIRED),
-    "com.microsoft:message-lock-lost": _Row("busy", LossReason.EXPIRED, LossReason.EXPIRED),
+    MESSAGE_LOCK_LOST: _Row("busy", LossReason.EXPIRED, LossReason.EXPIRED),
     # The message is gone, and its lock with it.
-    "com.microsoft:message-not-found": _Row("server", LossReason.EXPIRED, LossReason.DETACHED),
+    MESSAGE_NOT_FOUND: _Row("server", LossReason.EXPIRED, LossReason.DETACHED),
     "com.microsoft:session-cannot-be-locked": _Row("busy", "busy", LossReason.SUPERSEDED),
     NO_SESSION_FREE: _Row("timeout", "timeout", LossReason.DETACHED),
     "com.microsoft:server-busy": _BUSY,
