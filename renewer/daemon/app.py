@@ -40,6 +40,7 @@ from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
 from renewer.daemon.health import Health, Lag
 from renewer.daemon.owners import ProcessOwners
+from renewer.daemon.pools import SessionPools
 from renewer.daemon.registrar import Forgetting, Registrar
 from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
 from renewer.daemon.restoring import Restored, restore
@@ -50,6 +51,7 @@ from renewer.daemon.watchdog import Watchdog, status_line
 from renewer.errors import UsageError
 from renewer.observe import AttemptMetrics, LogHook, Metrics, MetricsHook, set_up_logging
 from renewer.registry import SqliteRegistry
+from renewer.targets.spool import Spool
 
 if TYPE_CHECKING:
     import socket
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from renewer.core.model import LeaseId, OperationId
     from renewer.core.operations import Operation
     from renewer.observe import LogSink
+    from renewer.ports import Hook
 
 _CLOSING_S = 3.0
 """What the service manager is told that a stop may take beyond `stop_timeout`."""
@@ -106,7 +109,9 @@ class Daemon:
         self.attempts = AttemptMetrics(self.metrics)
         self._lag = Lag(clock, self.metrics.loop_lag.observe)
         self._namespaces = build_namespaces(settings, clock, self._post, os.environ)
-        self._operation_targets = build_operation_targets(settings, clock)
+        self._operation_targets = build_operation_targets(
+            settings, clock, os.environ, spool=Spool(self._registry.spool_dir())
+        )
         self._callbacks = Callbacks(callback_options(settings, os.environ), clock, operation=self._operation)
         self._owners = ProcessOwners(self._post)
         self._stream = EventStream(0, clock, lease=self._lease, operation=self._operation)
@@ -116,29 +121,29 @@ class Daemon:
             self._callbacks.check_url,
         )
         waiting = Waiting()
+        hooks: list[Hook] = [
+            MetricsHook(self.metrics),
+            LogHook(),
+            self._owners,
+            waiting,
+            self._stream,
+            Forgetting(self._registrar),
+        ]
         self.supervisor = Supervisor(
             clock=clock,
             lease_targets=self._namespaces,
             operation_targets=self._operation_targets,
-            hooks=[
-                MetricsHook(self.metrics),
-                LogHook(),
-                self._owners,
-                waiting,
-                self._stream,
-                Forgetting(self._registrar),
-            ],
+            hooks=hooks,
             registry=self._registry,
             deliveries=self._callbacks,
-            limits=LaneLimits(
-                renew=settings.renewal.concurrency,
-                by_account={f"fabric.{name}": section.concurrency for name, section in settings.fabric.items()},
-            ),
+            limits=LaneLimits(renew=settings.renewal.concurrency),
             observer=self.attempts,
             on_lag=self._lag.note,
         )
         self._callbacks.on_done = self.supervisor.keeper.delivered
         self._sessions = ConfiguredSessions(self.supervisor, self._registrar)
+        self._pools = SessionPools(self.supervisor, self._registrar, clock, may_begin=self._takes_work)
+        hooks.append(self._pools)
         self.control = DaemonControl(
             self.supervisor,
             clock,
@@ -151,8 +156,10 @@ class Daemon:
                 targets=lambda: self._health.targets(),
                 loop_lag_s=self._lag.worst_s,
                 registry="sqlite",
+                pools=self._pools.readings,
                 trouble=lambda: self._health.trouble(),
             ),
+            pools=self._pools,
         )
         self._reloader = Reloader(
             settings, read_settings or (lambda: settings), self._apply, notifier=self._notifier, clock=clock
@@ -166,7 +173,7 @@ class Daemon:
             self._callbacks,
             self._stream,
         )
-        self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces))
+        self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces), clock)
         self.metrics.watch_daemon(self._health.readings)
         if log_sink is not None:
             self.metrics.watch_log(log_sink)
@@ -248,9 +255,11 @@ class Daemon:
             await parts.start(target.run)
         await parts.start(self._owners.run)
         await parts.start(self._callbacks.run)
+        await parts.start(self._pools.run)
 
     def _go_on(self, restored: Restored) -> None:
         self._sessions.apply(self._settings.session, restored.configured)
+        self._pools.apply(self._settings.session, restored.configured)
         if restored.leases or restored.operations or restored.configured or restored.unreadable:
             _log.info(
                 "registry restored",
@@ -274,6 +283,7 @@ class Daemon:
         with anyio.move_on_after(timeout_s):
             await self.supervisor.park_all()
         with anyio.move_on_after(_CLOSING_S, shield=True):
+            self.supervisor.keeper.no_more_polls()
             await self.supervisor.keeper.flush()
         with anyio.move_on_after(_FAREWELL_S):
             await self._callbacks.caught_up()
@@ -327,6 +337,7 @@ class Daemon:
         if self._log_sink is not None:
             set_up_logging(self._log_sink, level=settings.daemon.log_level, log_format=settings.daemon.log_format)
         self._sessions.apply(settings.session)
+        self._pools.apply(settings.session)
 
     def _post(self, event: Event) -> None:
         self.supervisor.post(event)
@@ -336,6 +347,9 @@ class Daemon:
 
     def _operation(self, operation_id: OperationId) -> Operation | None:
         return self.supervisor.scheduler.operation(operation_id)
+
+    def _takes_work(self) -> bool:
+        return self.control.state == "ready"
 
     def _why_not_ready(self) -> str | None:
         if self._not_ready is not None:

@@ -1,7 +1,8 @@
-"""Attempts: what the core asks for, carried out against the targets, at most so many at once.
+"""Attempts: what the core asks for, carried out against the targets.
 
-Each kind of work on each target has its own lane, so that a remote that is slow or silent keeps nobody else waiting.
-Within a lane the attempt whose time ends first goes first: after a stall, that is the lock that is nearest to expiry.
+Each kind of work for leases on each target has its own lane with so many places, so that a remote that is slow or
+silent keeps nobody else waiting. Within a lane the attempt whose time ends first goes first: after a stall, that is the
+lock that is nearest to expiry. Requests for operations begin at once: how many there are is the core's business.
 An attempt runs under a cancel scope that ends when the core said; its outcome goes back as an event.
 """
 
@@ -9,9 +10,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -22,13 +22,14 @@ from renewer.core.events import (
     Event,
     LeaseAttemptFailed,
     LeaseGranted,
+    LeaseSettled,
     OperationAnswered,
     OperationAttemptFailed,
     ResultFetched,
 )
 from renewer.core.model import Failure, LeaseId, OperationId, PollAnswer, Succeeded, Terminal, Transient
-from renewer.core.states import LossReason
-from renewer.errors import LeaseLostError, TransientError
+from renewer.core.states import LossReason, MessageFate
+from renewer.errors import LeaseLostError, MessageSettledError, TransientError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -42,6 +43,8 @@ _RELEASE_TIMEOUT_S = 5.0
 _HOLD_S = 1.0
 """How long an attempt for a lease takes up a place in its lane, at most. It goes on after that, but one connection that
 has fallen silent, or those who wait for the next available session, must not keep others of the namespace waiting."""
+
+_Queued = StartAcquire | StartRenew | StartRelease
 
 _log = structlog.get_logger("renewer.attempts")
 
@@ -60,25 +63,23 @@ class AttemptObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
-    """How many attempts of each kind may be under way at once on each target; requests for operations, on each account.
+    """How many attempts for leases may be under way at once on each target, by kind.
 
-    An attempt for a lease counts only for as long as the core waits for it, and for a second at most.
+    Each counts only for as long as the core waits for it, and for a second at most. Requests for operations are bounded
+    by their quotas, which the core keeps.
     """
 
     renew: int = 1024
     acquire: int = 256
     release: int = 256
-    operation: int = 64
-    by_account: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Lane:
     """Work of one kind on one target: a queue by end time, and a bounded number of places, each held for a while."""
 
-    def __init__(self, limit: int, hold_s: float = math.inf) -> None:
-        self.queue: list[tuple[float, int, Attempt | StartRelease]] = []
+    def __init__(self, limit: int) -> None:
+        self.queue: list[tuple[float, int, _Queued]] = []
         self._limit = limit
-        self._hold_s = hold_s
         self._taken: set[object] = set()
         self._ends: list[tuple[float, int, object]] = []
 
@@ -87,7 +88,7 @@ class _Lane:
         """When a place that somebody waits for becomes free at the latest; None if nobody waits."""
         return self._ends[0][0] if self.queue and self._ends else None
 
-    def take(self, effect: Attempt | StartRelease, number: int, now: float) -> object | None:
+    def take(self, effect: _Queued, number: int, now: float) -> object | None:
         """A place for `effect`, to be given back; None if all are taken. `number` breaks ties."""
         while self._ends and (self._ends[0][0] <= now or self._ends[0][2] not in self._taken):
             self._taken.discard(heapq.heappop(self._ends)[2])
@@ -95,7 +96,7 @@ class _Lane:
             return None
         place = object()
         self._taken.add(place)
-        hold_s = min(effect.patience_s, self._hold_s) if isinstance(effect, StartRenew) else self._hold_s
+        hold_s = min(effect.patience_s, _HOLD_S) if isinstance(effect, StartRenew) else _HOLD_S
         heapq.heappush(self._ends, (now + hold_s, number, place))
         return place
 
@@ -137,9 +138,13 @@ class AttemptRunner:
         self._tasks = tasks
 
     def start(self, effect: Attempt | StartRelease) -> None:
-        """Queue one attempt, or one release; it starts as soon as its lane has room."""
+        """Begin one attempt, or one release; for a lease as soon as its lane has room."""
         if self._tasks is None:
             raise RuntimeError("attempts were asked for before the supervisor runs")
+        if isinstance(effect, StartSubmit | StartPoll | StartFetch):
+            self._scopes[effect.spec.id, effect.attempt] = anyio.CancelScope(deadline=effect.abandon_at)
+            self._tasks.start_soon(self._attempt, effect)
+            return
         lane = self._lane_for(effect)
         if isinstance(effect, StartRenew):
             if (effect.spec.id, effect.epoch) in self._waiting:
@@ -192,7 +197,7 @@ class AttemptRunner:
                 self._waiting.discard((effect.spec.id, effect.epoch))
             self._tasks.start_soon(self._work, lane, effect, place)
 
-    async def _work(self, lane: _Lane, effect: Attempt | StartRelease, place: object) -> None:
+    async def _work(self, lane: _Lane, effect: _Queued, place: object) -> None:
         try:
             if isinstance(effect, StartRelease):
                 await self._release(effect)
@@ -239,17 +244,20 @@ class AttemptRunner:
 
     async def _ask(self, effect: Attempt) -> Event:
         match effect:
-            case StartRenew(spec, epoch, attempt):
-                return LeaseGranted(spec.id, epoch, attempt, await self._lease_target(spec.target).renew(spec, epoch))
-            case StartAcquire(spec, epoch, attempt):
-                return LeaseGranted(spec.id, epoch, attempt, await self._lease_target(spec.target).acquire(spec, epoch))
+            case StartRenew(spec, epoch) | StartAcquire(spec, epoch):
+                keeper = self._lease_target(spec.target)
+                try:
+                    grant = await (keeper.renew if isinstance(effect, StartRenew) else keeper.acquire)(spec, epoch)
+                except MessageSettledError as error:
+                    return LeaseSettled(spec.id, epoch, MessageFate(error.fate))
+                return LeaseGranted(spec.id, epoch, effect.attempt, grant)
             case StartSubmit(spec, attempt):
                 target = self._operation_target(spec.account)
-                await self._keeper.note_asking(spec.id, strictly=True)
+                await self._keeper.note_submitting(spec.id)
                 return self._answered(spec.id, attempt, await target.submit(spec))
             case StartPoll(spec, ticket, attempt):
                 target = self._operation_target(spec.account)
-                await self._keeper.note_asking(spec.id, strictly=False)
+                await self._keeper.cover_poll()
                 return self._answered(spec.id, attempt, await target.poll(spec, ticket))
             case StartFetch(spec, ticket, attempt):
                 result = await self._operation_target(spec.account).fetch(spec, ticket)
@@ -269,27 +277,24 @@ class AttemptRunner:
     def _operation_target(self, name: str) -> OperationTarget:
         target = self._operation_targets.get(name)
         if target is None:
-            # Throttled, so that a first request, which was not sent, may be sent when the account is back.
-            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="throttled")
+            # Unreachable, so that a first request, which was not sent, may be sent when the account is back.
+            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="unreachable")
         return target
 
-    def _lane_for(self, effect: Attempt | StartRelease) -> _Lane:
+    def _lane_for(self, effect: _Queued) -> _Lane:
         limits = self._limits
         match effect:
-            case StartSubmit() | StartPoll() | StartFetch():
-                account = effect.spec.account
-                return self._lane(account, limits.by_account.get(account, limits.operation), math.inf)
             case StartRenew():
-                return self._lane(f"renew {effect.spec.target}", limits.renew, _HOLD_S)
+                return self._lane(f"renew {effect.spec.target}", limits.renew)
             case StartAcquire():
-                return self._lane(f"acquire {effect.spec.target}", limits.acquire, _HOLD_S)
+                return self._lane(f"acquire {effect.spec.target}", limits.acquire)
             case StartRelease():
-                return self._lane(f"release {effect.spec.target}", limits.release, _HOLD_S)
+                return self._lane(f"release {effect.spec.target}", limits.release)
 
-    def _lane(self, name: str, limit: int, hold_s: float) -> _Lane:
+    def _lane(self, name: str, limit: int) -> _Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = _Lane(limit, hold_s)
+            lane = self._lanes[name] = _Lane(limit)
         return lane
 
     async def _release(self, effect: StartRelease) -> None:

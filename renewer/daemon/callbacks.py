@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -30,9 +31,11 @@ from renewer.daemon.deliveries import (
     read_entry,
     signature,
 )
-from renewer.daemon.destinations import Destinations, GuardedResolver
+from renewer.daemon.destinations import Destinations, address_problem
 from renewer.errors import RegistryError, TransientError, UsageError
-from renewer.targets.http import build_client, exchange, retry_after_s
+from renewer.targets.addresses import GuardedResolver
+from renewer.targets.http import build_client, exchange
+from renewer.targets.retryafter import retry_after_s
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
@@ -90,7 +93,9 @@ class Callbacks:
         self._clock = clock
         self._operation = operation
         self._owns_client = client is None
-        self._client = client or build_client(max_connections=MAX_UNDER_WAY, resolver=GuardedResolver)
+        self._client = client or build_client(
+            max_connections=MAX_UNDER_WAY, resolver=partial(GuardedResolver, judge=address_problem)
+        )
         self._draw = draw
         self._outbox = Outbox()
         self._number = 0

@@ -23,7 +23,7 @@ _log = structlog.get_logger("renewer.daemon")
 
 
 class ConfiguredSessions:
-    """Holds what the configuration names, and lets go of what it does not name any longer."""
+    """Holds what the configuration names, and lets go of what it does not name any longer; pools see to themselves."""
 
     def __init__(self, supervisor: Supervisor, registrar: Registrar) -> None:
         self._supervisor = supervisor
@@ -35,7 +35,7 @@ class ConfiguredSessions:
 
         One whose terms have changed is kept on the new ones, without being let go.
         """
-        wanted = [_request(section) for section in sections]
+        wanted = [request_of(section) for section in sections if section.sessions is None]
         # What has ended meanwhile, whoever ended it, is held anew.
         held, self._held = [item for item in self._held if self._lives(item[1])], []
         for is_same in (_is_equal, _is_same_lock):
@@ -49,7 +49,7 @@ class ConfiguredSessions:
                         self._revise(request, kept[1])
         for _, lease_id in held:
             self._supervisor.post(LeaseReleaseRequested(lease_id))
-        past = list(before)
+        past = [item for item in before if item[0].context.get("origin") == CONFIGURED]
         for request in wanted:
             spec = self._registrar.lease(request, origin=CONFIGURED)
             was = next((item for item in past if _is_on_same(item[0], spec)), None)
@@ -83,7 +83,8 @@ class ConfiguredSessions:
         return True
 
 
-def _request(section: SessionSettings) -> HoldRequest:
+def request_of(section: SessionSettings) -> HoldRequest:
+    """What the section asks for, as a worker would."""
     lock_duration, max_duration = section.lock_duration, section.max_duration
     return HoldRequest(
         servicebus=section.servicebus,

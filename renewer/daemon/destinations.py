@@ -7,34 +7,16 @@ machine or its host answer on, the metadata services of clouds above all, are no
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from typing import TYPE_CHECKING
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import DefaultResolver
-
 from renewer.errors import ConfigError, ConfigProblem, UsageError
+from renewer.targets.addresses import Address, is_local, means_this_machine
 from renewer.targets.origins import HostPattern, Origin, parse_host_pattern, redact, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_URL = 4096
-
-_METADATA = frozenset(
-    map(
-        ipaddress.ip_address,
-        (
-            "168.63.129.16",  # Azure: the host's own services
-            "100.100.100.200",  # Alibaba Cloud
-            "192.0.0.192",  # Oracle Cloud
-            "fd00:ec2::254",  # AWS
-            "fd20:ce::254",  # Google Cloud
-        ),
-    )
-)
-"""Metadata services outside the link-local ranges, where all the others are."""
 
 
 class Destinations:
@@ -73,41 +55,10 @@ class Destinations:
         return origin
 
 
-class GuardedResolver(AbstractResolver):
-    """Looks names up, and leaves out the addresses that no name may lead to. Addresses in URLs do not come here."""
-
-    def __init__(self, inner: AbstractResolver | None = None) -> None:
-        """To be made on the event loop."""
-        self._inner = inner if inner is not None else DefaultResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The addresses that may be connected to. Raises `OSError` if there are none."""
-        found = await self._inner.resolve(host, port, family)
-        if Origin("http", host.lower().removesuffix("."), port).is_loopback:
-            return found
-        fit = [result for result in found if not _is_local(result["host"])]
-        if found and not fit:
-            raise OSError(None, f"{host} resolves to an address that callbacks may not go to; list the address itself")
-        return fit
-
-    async def close(self) -> None:
-        """Let go of what it holds."""
-        await self._inner.close()
-
-
-def _is_local(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return True
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return (
-        address.is_link_local
-        or address.is_loopback
-        or address.is_multicast
-        or address.is_unspecified
-        or address in _METADATA
-    )
+def address_problem(host: str, port: int, address: Address | None) -> str | None:
+    """What speaks against calling `address` by way of this name: a `renewer.targets.addresses.Judge`."""
+    if means_this_machine(host):
+        return None if address is not None and address.is_loopback else f"{host} does not lead to this machine"
+    if is_local(address):
+        return f"{host} resolves to an address that callbacks may not go to; list the address itself"
+    return None

@@ -61,6 +61,8 @@ def lease_data(news: TellLease, lease: Lease | None = None) -> dict[str, Any]:
         data["margin_s"] = round(news.margin_s, 3)
     if news.news is LeaseNews.LOST:
         data["final"] = news.final
+    if news.news is LeaseNews.RELEASED and lease is not None and lease.fate is not None:
+        data["settled"] = lease.fate.value
     if news.news in _GRANTS and lease is not None and lease.epoch == news.epoch:
         data["remaining_s"] = round(lease.expires_at - news.at, 3)
         until = lease.locked_until

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from renewer.api.documents import to_json
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner, Result
 from renewer.core.past import LeasePast, Loss, OperationPast
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
+from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState, OwnerKind
 from renewer.errors import RegistryError
 from renewer.ports import Entry, EntryKind
 
@@ -78,6 +78,7 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
             "kind": spec.kind.value,
             "session_id": spec.session_id,
             "lock_token": spec.lock_token,
+            "sequence_number": spec.sequence_number,
             "lock_duration_s": spec.lock_duration_s,
             "labels": dict(spec.labels),
             "owner": {**asdict(spec.owner), "kind": spec.owner.kind.value},
@@ -93,6 +94,7 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
             if loss is None
             else {"epoch": loss.epoch, "reason": loss.reason.value, "detail": loss.detail, "at": loss.at},
             "last_error": lease.last_error,
+            "fate": None if lease.fate is None else lease.fate.value,
             "forget_at": lease.forget_at,
         },
     )
@@ -112,6 +114,7 @@ def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
             kind=LeaseKind(document["kind"]),
             session_id=document["session_id"],
             lock_token=document["lock_token"],
+            sequence_number=document.get("sequence_number"),
             lock_duration_s=document["lock_duration_s"],
             labels=dict(document["labels"]),
             owner=Owner(**{**owner, "kind": OwnerKind(owner["kind"])}),
@@ -132,6 +135,7 @@ def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
                 int(loss["epoch"]), LossReason(loss["reason"]), str(loss["detail"]), cast("float", carry(loss["at"]))
             ),
             last_error=document["last_error"],
+            fate=None if document.get("fate") is None else MessageFate(document["fate"]),
             forget_at=carry(document["forget_at"]),
         )
         return spec, past
@@ -165,6 +169,8 @@ def operation_entry(operation: Operation, timeline: Timeline, target: OperationT
             "poll_errors": operation.poll_errors,
             "retry_after_s": operation.retry_after_s,
             "percent_complete": operation.percent_complete,
+            "service_started_at": operation.service_started_at,
+            "service_updated_at": operation.service_updated_at,
             # The service's own document, which may hold what is no JSON to others, such as 1e999.
             "error": None if operation.error is None else json.loads(to_json(dict(operation.error))),
             "last_poll_error": operation.last_poll_error,
@@ -177,6 +183,7 @@ def operation_entry(operation: Operation, timeline: Timeline, target: OperationT
                 "size": result.size,
             },
             "next_attempt_at": operation.next_attempt_at,
+            "throttled_until": operation.throttled_until,
             "ended_at": operation.ended_at,
         },
     )
@@ -186,8 +193,11 @@ def read_operation(
     entry: Entry,
     timeline: Timeline,
     target_of: Callable[[str], OperationTarget | None],
+    asked_until: float | None = None,
 ) -> tuple[OperationSpec, OperationPast]:
     """An operation from its record; its policy is not kept, but follows anew.
+
+    A poll that was due by `asked_until` may have been sent.
 
     Where the account is not configured any longer, request and ticket stay as they were read. `RegistryError` if the
     record cannot be read.
@@ -207,17 +217,21 @@ def read_operation(
             labels=dict(document["labels"]),
             context=dict(document["context"]),
         )
+        next_attempt_at = carry(document["next_attempt_at"])
+        was_due = asked_until is not None and next_attempt_at is not None and next_attempt_at <= asked_until
         past = OperationPast(
             number=entry.number,
             state=OperationState(document["state"]),
             registered_at=cast("float", carry(float(document["registered_at"]))),
-            was_asking=bool(document["was_asking"]),
+            was_asking=bool(document["was_asking"]) or (was_due and document["state"] == OperationState.RUNNING),
             status=document["status"],
             ticket=ticket if target is None else target.load_ticket(ticket),
             polls=int(document["polls"]),
             poll_errors=int(document["poll_errors"]),
             retry_after_s=document["retry_after_s"],
             percent_complete=document["percent_complete"],
+            service_started_at=document.get("service_started_at"),
+            service_updated_at=document.get("service_updated_at"),
             error=document["error"],
             last_poll_error=document["last_poll_error"],
             result=None
@@ -228,7 +242,8 @@ def read_operation(
                 problem=result["problem"],
                 stored_size=int(result["size"]),
             ),
-            next_attempt_at=carry(document["next_attempt_at"]),
+            next_attempt_at=next_attempt_at,
+            throttled_until=carry(document.get("throttled_until")),
             ended_at=carry(document["ended_at"]),
         )
         return spec, past

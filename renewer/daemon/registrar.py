@@ -25,16 +25,32 @@ if TYPE_CHECKING:
 CONFIGURED = "config"
 """The origin, in a lease's context, of those that the configuration names."""
 
+POOLED = "pool"
+"""The origin of those that a pool keeps, for as long as nobody has taken them. `pool` in the context names it."""
+
 
 _PATIENT_S = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """How many sessions a namespace can hold, and the settings that say so."""
+
+    sessions: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
-    """Where leases can be held, and how they are kept."""
+    """Where leases can be held, and how they are kept. `room` tells how many sessions fit, as far as is known now.
+
+    `check` raises `UsageError` for a lease that cannot be kept there.
+    """
 
     target: LeaseTarget
     policy: RenewalPolicy
+    room: Callable[[], Room] | None = None
+    check: Callable[[LeaseSpec], object] = lambda _spec: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,8 @@ class Registrar:
         is_message = request.kind is LeaseKind.MESSAGE
         if is_message != (request.lock_token is not None):
             raise UsageError("lock_token: a lease of kind message needs it, a session has none")
+        if request.sequence_number is not None and not is_message:
+            raise UsageError("sequence_number: goes with the kind message")
         if is_message and request.session_id is not None:
             raise UsageError("session_id: a message lock is named by its lock_token alone")
         context: dict[str, Any] = {"origin": origin}
@@ -82,11 +100,13 @@ class Registrar:
             kind=request.kind,
             session_id=request.session_id,
             lock_token=None if request.lock_token is None else str(parse_lock_token(request.lock_token)),
+            sequence_number=request.sequence_number,
             lock_duration_s=request.lock_duration_s,
             labels=dict(request.labels),
             owner=request.owner,
             context=context,
         )
+        self.namespaces[name].check(spec)
         return self.with_policy(spec)
 
     def with_policy(self, spec: LeaseSpec) -> LeaseSpec:
@@ -105,8 +125,12 @@ class Registrar:
     def operation(self, request: FollowRequest) -> tuple[OperationSpec, PollAnswer | None]:
         """The operation that is asked for, and its first answer where the caller brought it. Raises `UsageError`."""
         name = _choose(request.account, self.accounts, "account")
-        prepared = self.accounts[name].target.prepare(request.how, request.request)
-        asked = {} if request.deadline_s is None else {"deadline_s": request.deadline_s}
+        prepared = self.accounts[name].target.prepare(request.how, request.request, request.terms)
+        asked: dict[str, float | None] = {}
+        if request.deadline_s is not None:
+            asked["deadline_s"] = request.deadline_s
+        if request.early_probe_s is not None:
+            asked["early_probe_s"] = request.early_probe_s or None
         context: dict[str, Any] = {"asked": asked}
         self._add_context(context, request.callback, request.idempotency)
         spec = OperationSpec(

@@ -53,13 +53,22 @@ APPLIED_NOW: Final = frozenset(
         "renewal.backoff_cap",
         "renewal.reacquire",
         "renewal.max_duration",
-        "fabric.NAME.poll_floor",
-        "fabric.NAME.default_interval",
-        "fabric.NAME.poll_ceiling",
-        "fabric.NAME.deadline",
-        "fabric.NAME.not_found_grace",
-        "fabric.NAME.keep_ended",
-        "fabric.NAME.request_timeout",
+        *(
+            f"{group}.NAME.{key}"
+            for group in ("fabric", "azure")
+            for key in (
+                "poll_floor",
+                "default_interval",
+                "poll_ceiling",
+                "deadline",
+                "not_found_grace",
+                "refused_grace",
+                "early_probe",
+                "keep_ended",
+                "request_timeout",
+                "fetch_timeout",
+            )
+        ),
         "callback.allow_hosts",
         "callback.key",
         "callback.key_file",
@@ -300,7 +309,7 @@ def _shown(value: object, key: str = "") -> str:
 
 # Sessions -------------------------------------------------------------------------------------------------------------
 
-_SessionKey = tuple[str | None, str, str | None]
+_SessionKey = tuple[str | None, str, str | None, bool]
 
 
 def _resolved(settings: Settings) -> list[SessionSettings]:
@@ -359,7 +368,7 @@ def _in_order(
 
 
 def _key(session: SessionSettings) -> _SessionKey:
-    return session.servicebus, session.entity.lower(), session.session_id
+    return session.servicebus, session.entity.lower(), session.session_id, session.sessions is not None
 
 
 def _named(session: SessionSettings) -> str:

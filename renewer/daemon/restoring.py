@@ -9,8 +9,9 @@ import structlog
 
 from renewer.core.events import LeaseRestored, OperationRestored
 from renewer.core.states import is_over
+from renewer.daemon.horizon import read_horizon
 from renewer.daemon.records import read_lease, read_operation
-from renewer.daemon.registrar import CONFIGURED, Registrar
+from renewer.daemon.registrar import CONFIGURED, POOLED, Registrar
 from renewer.errors import RegistryError
 from renewer.ports import Entry, EntryKind, OperationTarget
 
@@ -47,6 +48,9 @@ def restore(
     """
     restored = Restored()
     timeline = supervisor.timeline()
+    asked_until = max(
+        (read_horizon(entry, timeline) for entry in entries if entry.kind is EntryKind.HORIZON), default=None
+    )
     # First, so that what is told of the restart comes after what was told before.
     callbacks = [entry for entry in entries if entry.kind is EntryKind.CALLBACK]
     for entry in callbacks:
@@ -63,18 +67,18 @@ def restore(
             match entry.kind:
                 case EntryKind.LEASE:
                     lease, past = read_lease(entry, timeline)
-                    if lease.context.get("origin") == CONFIGURED and not is_over(past.state):
+                    if lease.context.get("origin") in (CONFIGURED, POOLED) and not is_over(past.state):
                         restored.configured.append((lease, past))
                         continue
                     registrar.note(lease)
                     supervisor.post(LeaseRestored(registrar.with_policy(lease), past))
                     restored.leases += 1
                 case EntryKind.OPERATION:
-                    operation, was = read_operation(entry, timeline, target_of)
+                    operation, was = read_operation(entry, timeline, target_of, asked_until)
                     registrar.note(operation)
                     supervisor.post(OperationRestored(registrar.with_poll_policy(operation), was))
                     restored.operations += 1
-                case EntryKind.CALLBACK:
+                case EntryKind.CALLBACK | EntryKind.HORIZON:
                     continue
         except RegistryError as error:
             restored.unreadable += 1

@@ -21,6 +21,7 @@ from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import is_over
 from renewer.daemon.attempts import AttemptObserver, AttemptRunner, LaneLimits
+from renewer.daemon.horizon import Horizon
 from renewer.daemon.keeping import Deliveries, Keeper, News
 from renewer.daemon.records import Timeline, boot_id, lease_entry, operation_entry
 from renewer.ports import Entry, EntryKind, Registry
@@ -28,6 +29,8 @@ from renewer.ports import Entry, EntryKind, Registry
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
+    from renewer.core.model import OperationSpec
+    from renewer.core.quotas import Asking, Quota
     from renewer.ports import Clock, Hook, LeaseTarget, OperationTarget
 
 MAX_SLEEP_S = 1.0
@@ -55,10 +58,13 @@ class Supervisor:
         on_lag: Callable[[float], None] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.scheduler = Scheduler()
-        self.keeper = Keeper(registry, snapshot=self._snapshot, tell=self._tell, deliveries=deliveries)
+        self.scheduler = Scheduler(self._quota_of)
         self._boot = boot_id()
         self._clock = clock
+        self._horizon = Horizon(clock, self.timeline)
+        self.keeper = Keeper(
+            registry, snapshot=self._snapshot, tell=self._tell, horizon=self._horizon, deliveries=deliveries
+        )
         self._operation_targets = operation_targets
         self._hooks = hooks
         self._on_lag = on_lag
@@ -152,10 +158,16 @@ class Supervisor:
                 # Whoever listens must not be able to stop what they listen to.
                 _log.exception("hook raised an unexpected error")
 
+    def _quota_of(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota | None:
+        target = self._operation_targets.get(spec.account)
+        return None if target is None else target.quota(spec, asking, ticket)
+
     def _snapshot(self, kind: EntryKind, key: str) -> Entry | None:
         if kind is EntryKind.LEASE:
             lease = self.scheduler.lease(LeaseId(key))
             return None if lease is None else lease_entry(lease, self.timeline())
+        if kind is EntryKind.HORIZON:
+            return self._horizon.entry()
         operation = self.scheduler.operation(OperationId(key))
         if operation is None:
             return None

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.states import OperationState
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "console"]
+
+# Both renderers would by default show the local variables of every frame, and with them tokens.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
 def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", stream: TextIO | None = None) -> LogSink:
@@ -43,9 +47,10 @@ def set_up_logging(sink: LogSink, *, level: str, log_format: LogFormat) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if log_format == "json":
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        processors += [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=is_terminal))
+        plain = structlog.dev.plain_traceback
+        processors.append(structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain))
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

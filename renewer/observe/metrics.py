@@ -6,43 +6,25 @@ Children are looked up once and kept; what can be counted at scrape time is coun
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import prometheus_client
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 import renewer
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, is_over
+from renewer.core.states import LossReason, OperationState, is_over
+from renewer.observe.collectors import DaemonCollector, DaemonReadings, Gauges, StateCollector
 
 if TYPE_CHECKING:
     from renewer.core.scheduler import Scheduler
     from renewer.observe.logsink import LogSink
+    from renewer.ports import Clock
 
 _MARGIN_BUCKETS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 150.0, 300.0)
 _LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RETRY_AFTER_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 3600.0)
-
-Gauges = Callable[[], Iterable[tuple[str, Mapping[str, float]]]]
-"""Yields, at scrape time, a target's name and its readings: `connections`, `links`, `clock_skew_s`."""
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonReadings:
-    """What the daemon's parts show at the moment of a scrape."""
-
-    registry_backlog: int
-    registry_failures: int
-    callbacks: Mapping[str, int]
-    callbacks_pending: int
-    event_readers: int
-    reloaded_well: bool
-    reloaded_at: float
 
 
 class Metrics:
@@ -122,13 +104,13 @@ class Metrics:
         for word in ("acquired", "reacquired"):
             self.acquisitions.labels(word)
 
-    def watch(self, scheduler: Scheduler, gauges: Gauges) -> None:
+    def watch(self, scheduler: Scheduler, gauges: Gauges, clock: Clock) -> None:
         """Count the scheduler's leases and operations, and read the targets' gauges, at each scrape."""
-        self.registry.register(_StateCollector(scheduler, gauges))
+        self.registry.register(StateCollector(scheduler, gauges, clock))
 
     def watch_daemon(self, read: Callable[[], DaemonReadings]) -> None:
         """Show what the daemon's parts say of themselves at each scrape."""
-        self.registry.register(_DaemonCollector(read))
+        self.registry.register(DaemonCollector(read))
 
     def watch_log(self, sink: LogSink) -> None:
         """Show how many lines of the log could not be written."""
@@ -204,83 +186,3 @@ class AttemptMetrics:
     def renewal_answered(self, duration_s: float) -> None:
         """A renewal was answered, well or not, after so long."""
         self._renewal_duration.observe(duration_s)
-
-
-class _DaemonCollector(Collector):
-    """What the daemon's parts count themselves."""
-
-    def __init__(self, read: Callable[[], DaemonReadings]) -> None:
-        self._read = read
-
-    def describe(self) -> Iterator[Metric]:
-        """Registered without being collected: the parts may not run yet."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """One reading of everything."""
-        now = self._read()
-        yield GaugeMetricFamily(
-            "renewer_registry_backlog", "Leases and operations that wait to be stored.", value=now.registry_backlog
-        )
-        yield CounterMetricFamily(
-            "renewer_registry_write_failures", "Writes to the registry that failed.", value=now.registry_failures
-        )
-        callbacks = CounterMetricFamily("renewer_callbacks", "Callbacks sent, by outcome.", labels=["outcome"])
-        for outcome, count in now.callbacks.items():
-            callbacks.add_metric([outcome], count)
-        yield callbacks
-        yield GaugeMetricFamily(
-            "renewer_callbacks_pending", "Callbacks that are not acknowledged yet.", value=now.callbacks_pending
-        )
-        yield GaugeMetricFamily("renewer_event_readers", "Open event streams.", value=now.event_readers)
-        yield GaugeMetricFamily(
-            "renewer_config_last_reload_successful",
-            "1 if the configuration was read well last time, 0 if it had mistakes.",
-            value=now.reloaded_well,
-        )
-        yield GaugeMetricFamily(
-            "renewer_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last read well; the start counts.",
-            value=now.reloaded_at,
-        )
-
-
-class _StateCollector(Collector):
-    """Counts what is there at the moment of the scrape, instead of keeping gauges in step with every change."""
-
-    def __init__(self, scheduler: Scheduler, gauges: Gauges) -> None:
-        self._scheduler = scheduler
-        self._gauges = gauges
-
-    def describe(self) -> Iterator[Metric]:
-        """Registered without being collected: the scheduler may not run yet."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """One reading of everything."""
-        leases = GaugeMetricFamily("renewer_leases", "Leases by kind and state.", labels=["kind", "state"])
-        by_state = Counter((lease.spec.kind, lease.state) for lease in self._scheduler.leases())
-        for kind in LeaseKind:
-            for state in LeaseState:
-                leases.add_metric([kind.value, state.value], by_state[kind, state])
-        yield leases
-        operations = GaugeMetricFamily("renewer_operations", "Operations by state.", labels=["state"])
-        by_operation_state = Counter(operation.state for operation in self._scheduler.operations())
-        for operation_state in OperationState:
-            operations.add_metric([operation_state.value], by_operation_state[operation_state])
-        yield operations
-        yield GaugeMetricFamily(
-            "renewer_queue_length", "Things that have a due time.", value=self._scheduler.queue_length
-        )
-        connections = GaugeMetricFamily("renewer_connections", "Open connections, by target.", labels=["target"])
-        links = GaugeMetricFamily("renewer_links", "Open session links, by target.", labels=["target"])
-        skew = GaugeMetricFamily(
-            "renewer_clock_skew_seconds",
-            "How far the broker's clock is ahead of ours, estimated from its answers; decides nothing.",
-            labels=["target"],
-        )
-        families = {"connections": connections, "links": links, "clock_skew_s": skew}
-        for target, readings in self._gauges():
-            for name, value in readings.items():
-                families[name].add_metric([target], value)
-        yield from families.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,7 +12,8 @@ from anyio.abc import TaskStatus
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.events import LeaseRegistered, LinkLost, OperationRegistered
 from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, OperationSpec, PollAnswer, Result
-from renewer.core.states import LossReason
+from renewer.core.quotas import Asking, Quota
+from renewer.core.states import LossReason, MessageFate
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.control import DaemonControl, Limits, Outlook
@@ -21,8 +22,9 @@ from renewer.daemon.registrar import Account, Forgetting, Namespace, Registrar
 from renewer.daemon.restoring import restore
 from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.waiting import Waiting
-from renewer.errors import ConflictError, LeaseLostError
-from renewer.ports import PreparedOperation
+from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, UnknownHandleError
+from renewer.messages import InFlight, ReceivedMessage
+from renewer.ports import FollowTerms, PreparedOperation, Settlement
 from renewer.registry import MemoryRegistry
 
 
@@ -38,6 +40,11 @@ class FakeBroker:
     renewals: int = 0
     releases: list[LeaseId] = field(default_factory=list)
     states: dict[LeaseId, bytes] = field(default_factory=dict)
+    settled: dict[LeaseId, Settlement] = field(default_factory=dict)
+    settling: Callable[[LeaseSpec, Settlement], object] | None = None
+    messages: list[ReceivedMessage] = field(default_factory=list)
+    received: dict[str, InFlight] = field(default_factory=dict)
+    asked: list[tuple[object, ...]] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     expired: int = 0
@@ -63,6 +70,8 @@ class FakeBroker:
             if self.before is not None:
                 await _maybe(self.before(spec, number))
             now = anyio.current_time()
+            if spec.id in self.settled:
+                raise MessageSettledError("it is settled", fate=MessageFate.ELSEWHERE)
             if self.locked_until.get(spec.id, 0.0) <= now:
                 self.expired += 1
                 raise LeaseLostError("the lock has expired", reason=LossReason.EXPIRED)
@@ -78,6 +87,45 @@ class FakeBroker:
         await anyio.sleep(self.latency_s)
         self.locked_until.pop(spec.id, None)
         self.releases.append(spec.id)
+
+    async def settle(self, spec: LeaseSpec, epoch: int, settlement: Settlement, handle: str | None = None) -> None:
+        await anyio.sleep(self.latency_s / 2)
+        if self.settling is not None:
+            await _maybe(self.settling(spec, settlement))
+        if handle is not None:
+            self.asked.append(("settle", epoch, handle, settlement))
+            if self.received.pop(handle, None) is None:
+                raise UnknownHandleError("handle: there is none")
+            return
+        if spec.id in self.settled:
+            raise MessageSettledError("it is settled", fate=MessageFate.ELSEWHERE)
+        if self.locked_until.pop(spec.id, 0.0) <= anyio.current_time():
+            raise LeaseLostError("the lock has expired", reason=LossReason.EXPIRED)
+        self.settled[spec.id] = settlement
+        await anyio.sleep(self.latency_s / 2)
+
+    async def receive(self, spec: LeaseSpec, epoch: int, *, count: int, wait_s: float) -> list[ReceivedMessage]:
+        self.asked.append(("receive", epoch, count, wait_s))
+        if not self.messages:
+            await anyio.sleep(wait_s)
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        self.received |= {one.handle: InFlight(one.handle, one.sequence_number) for one in taken if one.handle}
+        return taken
+
+    async def receive_deferred(
+        self, spec: LeaseSpec, epoch: int, sequence_numbers: Sequence[int]
+    ) -> list[ReceivedMessage]:
+        self.asked.append(("receive_deferred", epoch, *sequence_numbers))
+        return await self.receive(spec, epoch, count=len(sequence_numbers), wait_s=0)
+
+    async def peek(
+        self, spec: LeaseSpec, epoch: int, *, count: int, from_sequence_number: int = 0
+    ) -> list[ReceivedMessage]:
+        self.asked.append(("peek", epoch, count, from_sequence_number))
+        return self.messages[:count]
+
+    def in_flight(self, spec: LeaseSpec) -> list[InFlight]:
+        return list(self.received.values())
 
     async def get_state(self, spec: LeaseSpec, epoch: int) -> bytes | None:
         await anyio.sleep(self.latency_s)
@@ -100,13 +148,17 @@ class FakeService:
     tickets: list[object] = field(default_factory=list)
     cancelled: list[OperationId] = field(default_factory=list)
     can_cancel: bool = True
+    allows: Quota = Quota("fabric.main", at_once=64)  # noqa: RUF009
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         task_status.started()
         await anyio.sleep_forever()
 
-    def prepare(self, how: str, request: object) -> PreparedOperation:
+    def prepare(self, how: str, request: object, terms: FollowTerms) -> PreparedOperation:
         return PreparedOperation(request, None, retry_safe=False)
+
+    def quota(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota:
+        return self.allows
 
     async def submit(self, spec: OperationSpec) -> PollAnswer:
         return await self._next("submit")

@@ -8,8 +8,9 @@ import pytest
 
 from renewer.daemon.callbacks import CallbackOptions, Callbacks
 from renewer.daemon.clock import SystemClock
-from renewer.daemon.destinations import MAX_URL, Destinations, GuardedResolver
+from renewer.daemon.destinations import MAX_URL, Destinations, address_problem
 from renewer.errors import ConfigError, UsageError
+from renewer.targets.addresses import GuardedResolver
 
 
 @pytest.mark.parametrize(
@@ -126,13 +127,13 @@ LOCAL = [
 @pytest.mark.parametrize("address", LOCAL)
 async def test_a_name_does_not_lead_to_what_only_this_machine_can_reach(address: str) -> None:
     with pytest.raises(OSError, match="may not go to"):
-        await GuardedResolver(Names(address)).resolve("hooks.example.com", 443)
+        await GuardedResolver(Names(address), judge=address_problem).resolve("hooks.example.com", 443)
 
 
 @pytest.mark.anyio
 async def test_of_several_addresses_those_that_fit_are_left() -> None:
     inner = Names("127.0.0.1", "10.0.0.1", "fe80::1", "2001:db8::1")
-    resolver = GuardedResolver(inner)
+    resolver = GuardedResolver(inner, judge=address_problem)
     found = await resolver.resolve("hooks.example.com", 443)
     assert [result["host"] for result in found] == ["10.0.0.1", "2001:db8::1"]
     await resolver.close()
@@ -141,5 +142,5 @@ async def test_of_several_addresses_those_that_fit_are_left() -> None:
 
 @pytest.mark.anyio
 async def test_localhost_is_this_machine() -> None:
-    found = await GuardedResolver(Names("127.0.0.1")).resolve("localhost", 80)
+    found = await GuardedResolver(Names("10.0.0.1", "127.0.0.1"), judge=address_problem).resolve("localhost", 80)
     assert [result["host"] for result in found] == ["127.0.0.1"]

@@ -17,7 +17,8 @@ from renewer.core.effects import LeaseNews, TellLease
 from renewer.core.model import LeaseId, LeaseSpec
 from renewer.daemon.callbacks import CallbackOptions, Callbacks
 from renewer.daemon.clock import SystemClock
-from renewer.daemon.destinations import GuardedResolver
+from renewer.daemon.destinations import address_problem
+from renewer.targets.addresses import GuardedResolver
 from renewer.targets.http import build_client
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +134,7 @@ async def test_a_receiver_that_is_not_there_is_told_by_its_host_alone() -> None:
 
 async def test_a_listed_name_that_leads_to_this_machine_is_not_connected_to() -> None:
     receiver = Receiver()
-    client = build_client(resolver=lambda: GuardedResolver(LoopbackNames()))
+    client = build_client(resolver=lambda: GuardedResolver(LoopbackNames(), judge=address_problem))
     async with receiver.running(), client:
         host = f"hooks.example.com:{receiver.port}"
         callbacks = Callbacks(CallbackOptions(allow_hosts=(host,)), SystemClock(), client=client, draw=lambda: 1.0)

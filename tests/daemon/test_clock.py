@@ -9,7 +9,7 @@ import httpx
 from freezegun import freeze_time
 
 from renewer.daemon.clock import SystemClock
-from renewer.targets.http import retry_after_s
+from renewer.targets.retryafter import retry_after_s
 
 
 @freeze_time("2026-03-01 12:00:00")

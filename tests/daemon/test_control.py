@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -11,8 +12,11 @@ from renewer.api.control import FollowRequest, HoldRequest, Idempotency
 from renewer.core.effects import LeaseNews
 from renewer.core.model import Ended, Owner, Result, StillRunning, Succeeded
 from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind, is_over
+from renewer.core.timing import PollPolicy
 from renewer.daemon.control import DaemonControl, Limits
+from renewer.daemon.registrar import Account, Room
 from renewer.errors import AdmissionError, ConflictError, LeaseLostError, RegistryError, TransientError, UsageError
+from renewer.ports import DEFAULT_TERMS, EntryKind, FollowTerms
 from renewer.registry import MemoryRegistry
 from tests.daemon.daemon_rig import Desk, FakeBroker, FakeService
 
@@ -309,6 +313,28 @@ async def test_waiting_for_many_ends_with_the_first_or_with_the_last(clock):
         assert await control.result(first.spec.id) == RESULT
 
 
+async def test_what_a_caller_asks_of_an_operation_stands_before_what_is_configured(clock):
+    told = []
+
+    class Service(FakeService):
+        def prepare(self, how, request, terms):
+            told.append(terms)
+            return super().prepare(how, request, terms)
+
+    service = Service(iter([StillRunning(), StillRunning(), StillRunning()]))
+    async with desk(clock, FakeBroker(), service) as (rig, control):
+        rig.registrar.accounts["fabric.main"] = Account(service, PollPolicy(early_probe_s=5.0))
+        terms = FollowTerms("location", poll_headers={"A": "b"})
+        operations = [
+            (await control.follow(errand(**asked)))[0]
+            for asked in ({}, {"early_probe_s": 0.0}, {"early_probe_s": 2.0, "deadline_s": 60.0, "terms": terms})
+        ]
+        policies = [operation.spec.policy for operation in operations]
+        assert [policy.early_probe_s for policy in policies] == [5.0, None, 2.0]
+        assert policies[2].deadline_s == 60.0
+        assert told == [DEFAULT_TERMS, DEFAULT_TERMS, terms]
+
+
 async def test_an_operation_is_cancelled_by_its_service_or_not_at_all(clock):
     service = FakeService(iter([StillRunning(retry_after_s=5, ticket="t"), Ended("canceled", "Cancelled")]))
     async with desk(clock, service=service) as (_, control):
@@ -367,7 +393,11 @@ async def test_nothing_is_shown_that_is_not_stored(clock):
         assert operation.state is OperationState.SUCCEEDED
         for key in (operation.spec.id, None):
             await control.settled(key)
-            (stored,) = [entry.document["state"] for entry in (await registry.open()).entries]
+            (stored,) = [
+                entry.document["state"]
+                for entry in (await registry.open()).entries
+                if entry.kind is EntryKind.OPERATION
+            ]
             assert stored == "succeeded"
 
 
@@ -416,3 +446,19 @@ async def test_nothing_is_remembered_of_what_was_kept_long_enough(clock):
         await anyio.sleep(2 * 86_400)
         assert list(control.leases()) == list(control.operations()) == []
         assert rig.registrar._by_lock == rig.registrar._by_idempotency == {}
+
+
+async def test_sessions_that_no_connection_has_room_for_are_refused_and_message_locks_are_not(clock):
+    async with desk(clock) as (rig, control):
+        namespace = rig.registrar.namespaces["servicebus.main"]
+        room = Room(2, "max_connections and sessions_per_connection of [servicebus.main]")
+        rig.registrar.namespaces = {"servicebus.main": replace(namespace, room=lambda: room)}
+        first = await held(control, wish("a"))
+        await held(control, wish("b"))
+        with pytest.raises(AdmissionError, match=r"2 sessions .* max_connections and sessions_per_conn") as refused:
+            await control.hold(wish("c"))
+        assert refused.value.retry_after_s > 0
+        assert (await control.hold(wish("a")))[1] is False
+        await held(control, HoldRequest("main", "plain", LeaseKind.MESSAGE, lock_token=TOKEN))
+        await control.release(first.spec.id)
+        await held(control, wish("c"))

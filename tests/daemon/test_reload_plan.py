@@ -23,6 +23,16 @@ FIXED_AT_START = {
             "connection_string",
             "connection_string_file",
             "connection_string_env",
+            "fully_qualified_namespace",
+            "credential",
+            "tenant_id",
+            "client_id",
+            "client_secret",
+            "client_secret_file",
+            "client_secret_env",
+            "certificate_file",
+            "transport",
+            "proxy",
             "lock_duration",
             "assumed_lock_duration",
             "ca_file",
@@ -30,13 +40,34 @@ FIXED_AT_START = {
             "idle_timeout",
             "sessions_per_connection",
             "spread_after",
+            "max_connections",
+            "message_batch",
             "links_per_session",
             "next_session_timeout",
+            "message_size_limit",
         )
     ),
     *(
-        f"fabric.NAME.{key}"
-        for key in ("base_url", "token", "token_file", "token_env", "credential", "scope", "max_result", "concurrency")
+        f"{group}.NAME.{key}"
+        for group in ("fabric", "azure")
+        for key in (
+            "base_url",
+            "allow_hosts",
+            "token",
+            "token_file",
+            "token_env",
+            "credential",
+            "tenant_id",
+            "client_id",
+            "client_secret",
+            "client_secret_file",
+            "client_secret_env",
+            "certificate_file",
+            "scope",
+            "max_result",
+            "concurrency",
+            "limits",
+        )
     ),
 }
 SECRET = "Endpoint=sb://127.0.0.1;SharedAccessKeyName=n;SharedAccessKey={};UseDevelopmentEmulator=true"
@@ -52,7 +83,11 @@ def settings(*changes: dict[str, Any]) -> Settings:
 
 
 def test_every_setting_is_either_applied_at_once_or_fixed_at_the_start() -> None:
-    known = {f"{section.strip('[]')}.{key}" for section, key in all_keys() if not section.startswith("[[")}
+    known = {
+        f"{section.strip('[]')}.{key}"
+        for section, key in all_keys()
+        if not section.startswith("[[") and not section.endswith(".limits]")
+    }
     assert known - APPLIED_NOW - FIXED_AT_START == set(), "say in renewer/daemon/reload.py, or here, which they are"
     assert not APPLIED_NOW & FIXED_AT_START
 
@@ -118,6 +153,17 @@ def test_what_listens_connects_or_keeps_state_waits_for_a_restart_and_is_named_a
     assert {str(change) for change in again.restart} == waiting
     assert again.now == ()
     assert plan_reload(plan.settings, settings({"daemon": {"log_level": "debug"}})).is_empty
+
+
+def test_limits_wait_for_a_restart_and_are_shown_as_people_write_them() -> None:
+    before = settings({"azure": {"main": {}}})
+    plan = plan_reload(before, settings({"azure": {"main": {"limits": {"reads": "60/1m"}, "early_probe": "2s"}}}))
+    assert [str(change) for change in plan.now] == ["azure.main.early_probe: absent → 2s"]
+    assert [str(change) for change in plan.restart] == [
+        'azure.main.limits: { reads = "off", writes = "off", deletes = "off" } → '
+        '{ reads = "60/1m", writes = "off", deletes = "off" }'
+    ]
+    assert plan.settings.azure["main"].limits == before.azure["main"].limits
 
 
 def test_secrets_are_never_shown() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 
 import pytest
+import structlog
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
@@ -77,3 +78,21 @@ def test_the_console_form_is_for_people(capsys):
     LogHook().lease(TellLease(LeaseNews.ACQUIRED, SPEC, 1, 0.0))
     sink.close(timeout_s=60.0)
     assert "lease acquired" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_where_it_happened_and_no_variables(log_format):
+    text = io.StringIO()
+    sink = configure_logging(level="info", log_format=log_format, stream=text)
+    fail_with({"Authorization": "Bearer SECRET"})
+    sink.close(timeout_s=60.0)
+    assert "fail_with" in text.getvalue()
+    assert "ZeroDivisionError" in text.getvalue()
+    assert "SECRET" not in text.getvalue()
+
+
+def fail_with(headers):
+    try:
+        len(headers) // 0
+    except ZeroDivisionError:
+        structlog.get_logger("renewer").exception("attempt raised an unexpected error")

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from renewer.core.effects import LeaseNews, OperationNews, StartAcquire, TellLease, TellOperation
-from renewer.core.events import LeaseGranted, LeaseRegistered
-from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.events import (
+    LeaseGranted,
+    LeaseRegistered,
+    OperationAnswered,
+    OperationAttemptFailed,
+    OperationRegistered,
+)
+from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, OperationSpec, StillRunning, Transient
+from renewer.core.quotas import Quota
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import LossReason, OperationState
 from renewer.observe import AttemptMetrics, Metrics, MetricsHook
 
 SPEC = LeaseSpec(LeaseId("lease-1"), "servicebus.main", "orders", session_id="customer-42")
 OPERATION = OperationSpec(OperationId("op-1"), "fabric.main", {})
+
+
+class Still:
+    """A clock that stands at 10."""
+
+    def now(self) -> float:
+        return 10.0
+
+    def utc_now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -69,7 +88,8 @@ def test_attempts_are_measured_and_the_worst_lateness_is_kept(metrics):
 
 def test_what_is_there_is_counted_when_it_is_asked_for(metrics):
     scheduler = Scheduler()
-    metrics.watch(scheduler, lambda: [("servicebus.main", {"connections": 2, "links": 7, "clock_skew_s": -1.5})])
+    gauges = [("servicebus.main", {"connections": 2, "links": 7, "clock_skew_s": -1.5})]
+    metrics.watch(scheduler, lambda: gauges, Still())
     scheduler.handle(LeaseRegistered(SPEC), 0.0, 0.5)
     assert value(metrics, "renewer_leases", kind="session", state="acquiring") == 1
     (start,) = scheduler.advance(0.0, lambda: 0.5)
@@ -85,7 +105,7 @@ def test_what_is_there_is_counted_when_it_is_asked_for(metrics):
 def test_no_label_tells_of_a_single_session_and_every_name_has_our_prefix(metrics):
     scheduler = Scheduler()
     scheduler.handle(LeaseRegistered(SPEC), 0.0, 0.5)
-    metrics.watch(scheduler, list)
+    metrics.watch(scheduler, list, Still())
     text = metrics.exposition().decode()
     assert "customer-42" not in text
     assert "lease-1" not in text
@@ -93,3 +113,25 @@ def test_no_label_tells_of_a_single_session_and_every_name_has_our_prefix(metric
     families = list(text_string_to_metric_families(text))
     assert families
     assert all(family.name.startswith("renewer_") and family.documentation for family in families)
+
+
+def test_quotas_are_shown_by_account_and_bucket_whatever_hosts_there_are(metrics):
+    hosts = iter(["", "https://a.example ", "https://b.example "])
+    names = {number: f"fabric.main {host}operations" for number, host in enumerate(hosts)}
+    scheduler = Scheduler(lambda spec, _asking, _ticket: Quota(names[int(spec.id)], at_once=1))
+    metrics.watch(scheduler, list, Still())
+    for number in range(3):
+        spec = OperationSpec(OperationId(str(number)), "fabric.main", None)
+        scheduler.handle(OperationRegistered(spec, StillRunning(retry_after_s=1.0)), 0.0, 0.0)
+    scheduler.advance(1.0, lambda: 0.0)
+    for number, asked_s in ((0, 12.0), (1, 30.0)):
+        failure = Transient("throttled", "429", asked_s)
+        scheduler.handle(OperationAttemptFailed(OperationId(str(number)), 1, failure), 5.0, 0.0)
+    scheduler.handle(OperationAnswered(OperationId("2"), 1, StillRunning(retry_after_s=1.0)), 6.0, 0.0)
+    names[2] = names[1]
+    scheduler.advance(7.0, lambda: 0.0)
+    labels = {"account": "fabric.main", "bucket": "operations"}
+    assert value(metrics, "renewer_quota_paused_seconds", **labels) == 25.0
+    assert value(metrics, "renewer_quota_pauses_total", **labels) == 2
+    assert value(metrics, "renewer_quota_waiting", **labels) == 1
+    assert "example" not in metrics.exposition().decode()
