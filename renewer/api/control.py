@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from renewer.core.model import NO_OWNER, Owner
 from renewer.core.states import LeaseKind
+from renewer.ports import DEFAULT_TERMS, FollowTerms
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from renewer.core.leases import Lease
     from renewer.core.model import LeaseId, OperationId, Result
     from renewer.core.operations import Operation
-    from renewer.ports import Clock
+    from renewer.messages import InFlight, ReceivedMessage
+    from renewer.ports import Clock, Settlement
 
 
 PASSING_EVENTS = frozenset(
@@ -37,7 +39,8 @@ class Idempotency:
 class HoldRequest:
     """Someone asks for a lock to be kept. None means "as configured" or, for the session, "the next available".
 
-    For a message lock `lock_token` is given, and `locked_until`, seconds since the epoch, where the caller knows it.
+    For a message lock `lock_token` is given; and, where the caller knows them, `locked_until`, seconds since the epoch,
+    and `sequence_number`.
     """
 
     servicebus: str | None
@@ -46,6 +49,7 @@ class HoldRequest:
     session_id: str | None = None
     lock_token: str | None = field(default=None, repr=False)
     locked_until: float | None = None
+    sequence_number: int | None = None
     lock_duration_s: float | None = None
     reacquire: bool | None = None
     max_duration_s: float | None = None
@@ -57,12 +61,17 @@ class HoldRequest:
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest:
-    """Someone asks for an operation to be followed: to be submitted by us, or adopted with its first answer."""
+    """Someone asks for an operation to be followed: to be submitted by us, or adopted with its first answer.
+
+    `early_probe_s` of 0 means none, whatever the configuration says; None means "as configured".
+    """
 
     account: str | None
     how: Literal["submit", "adopt"]
     request: Mapping[str, object]
+    terms: FollowTerms = DEFAULT_TERMS
     deadline_s: float | None = None
+    early_probe_s: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     callback: str | None = None
     idempotency: Idempotency | None = None
@@ -94,6 +103,18 @@ class TargetReading:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolReading:
+    """A pool as it is now: how many sessions it is for, are free (held, or on their way), and with workers."""
+
+    target: str
+    name: str
+    sessions: int
+    held: int
+    acquiring: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReading:
     """The daemon as it is now. `trouble` lists, for people, what is wrong; empty as a rule."""
 
@@ -108,6 +129,7 @@ class StatusReading:
     loop_lag_s: float
     registry: str
     targets: Sequence[TargetReading] = ()
+    pools: Sequence[PoolReading] = ()
     trouble: Sequence[str] = ()
     min_margin_s: float | None = None
 
@@ -197,12 +219,52 @@ class Control(Protocol):
         """
         ...
 
+    def check_epoch(self, lease_id: LeaseId, epoch: int) -> None:
+        """`LeaseLostError` if the lease is not on this epoch: whoever held that one can use it no longer."""
+        ...
+
     async def session_state(self, lease_id: LeaseId) -> bytes | None:
         """The state that a held session carries. `ConflictError` if it is not held."""
         ...
 
     async def set_session_state(self, lease_id: LeaseId, state: bytes | None) -> None:
         """Replace or clear the state that a held session carries. `ConflictError` if it is not held."""
+        ...
+
+    async def settle(self, lease_id: LeaseId, settlement: Settlement) -> Lease:
+        """Settle the message whose lock it is, which ends the lease; returns when the broker has done it.
+
+        `LeaseLostError` if the lock is gone, `MessageSettledError` if the message is settled already, `ConflictError`
+        if it cannot be settled so; `TransientError` if it was not, or if nobody knows whether it was.
+        """
+        ...
+
+    async def receive(self, lease_id: LeaseId, *, count: int, wait_s: float) -> Sequence[ReceivedMessage]:
+        """The next messages of a held session, at most `count`; none if none came in that time.
+
+        `LeaseLostError` if the session is lost, `ConflictError` if it is not held or at risk. If this is cancelled,
+        the messages are for whoever asks next.
+        """
+        ...
+
+    async def receive_deferred(self, lease_id: LeaseId, sequence_numbers: Sequence[int]) -> Sequence[ReceivedMessage]:
+        """Deferred messages of a held session, all of these or none: `ConflictError`. Else as `receive`."""
+        ...
+
+    async def peek(self, lease_id: LeaseId, *, count: int, from_sequence_number: int = 0) -> Sequence[ReceivedMessage]:
+        """Messages of a held session in any state, from that number on, without receiving them; they have no handle."""
+        ...
+
+    async def settle_received(self, lease_id: LeaseId, handle: str, settlement: Settlement) -> None:
+        """Settle a message that was received over the lease; returns when the broker has done it, or had before.
+
+        `LeaseLostError` if the message will be delivered again, `MessageSettledError` or `ConflictError` if it is
+        settled otherwise, `UnknownHandleError` if there is none. `TransientError` if it was not done, or nobody knows.
+        """
+        ...
+
+    def in_flight(self, lease_id: LeaseId) -> Sequence[InFlight]:
+        """What was received over the lease and is not settled, what was lost included."""
         ...
 
     async def wait_lease(self, lease_id: LeaseId, done: Callable[[Lease], bool], timeout_s: float) -> None:
@@ -236,7 +298,7 @@ class Control(Protocol):
         ...
 
     async def result(self, operation_id: OperationId) -> Result | None:
-        """The result with its body; None while there is none."""
+        """The result, its body in `body` or in `file`, which is to be opened at once; None while there is none."""
         ...
 
     async def cancel(self, operation_id: OperationId) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -13,7 +14,15 @@ from renewer.config import parse_duration
 MAX_WAIT_S = 300
 """How long an answer can be held back, in seconds."""
 
+MAX_EARLY_PROBE_S = 300
+
 _SPAN = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?(ms|s|m|h|d)$"
+
+_HEADER_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+"""A token (RFC 9110 5.6.2)."""
+
+_HEADER_VALUE = r"^([!-~]([\t -~]*[!-~])?)?$"
+"""ASCII without white space around it (RFC 9110 5.5)."""
 
 
 def _seconds(value: object) -> float:
@@ -38,8 +47,29 @@ def _printable(value: str) -> str:
     return value
 
 
+def _entity(value: str) -> str:
+    """One way to write it: what is told apart by its name must not have several."""
+    name = _printable(value).strip().strip("/")
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError("must be a queue, or a subscription as in topic/Subscriptions/name")
+    return name
+
+
+def _header_name(value: str) -> str:
+    if re.fullmatch(_HEADER_NAME[1:-1], value) is None:
+        raise ValueError("must be the name of a header: letters, digits and !#$%&'*+.^_`|~-")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if re.fullmatch(_HEADER_VALUE[1:-1], value) is None:
+        raise ValueError("must be the value of a header: one line of ASCII, without blanks around it")
+    return value
+
+
 def _moment(value: datetime) -> datetime:
-    if not 2000 <= value.astimezone(UTC).year < 2200:
+    # In its own zone: near the ends of the calendar it may have no place in another one.
+    if not 2000 <= value.year < 2200:
         raise ValueError("must be a moment near to now")
     return value
 
@@ -64,6 +94,14 @@ Duration = Annotated[
 ]
 """Seconds, or a text such as ``500ms``, ``30s``, ``4m``, ``1h``, ``1d``."""
 
+EarlyProbe = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=MAX_EARLY_PROBE_S),
+    _duration(least=0, most=MAX_EARLY_PROBE_S),
+]
+"""How soon to look whether a new operation has ended already; 0 for not at all."""
+
 OwnerSpan = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=86_400), _duration(least=1, most=86_400)]
 """How long an owner may give no sign of life."""
 
@@ -83,8 +121,17 @@ LabelValue = Annotated[str, Field(max_length=255)]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 LabelFilter = Annotated[str, Field(max_length=320, pattern=":"), BeforeValidator(_label_filter)]
 
+QueryName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
+QueryValue = Annotated[str, Field(max_length=2048), AfterValidator(_printable)]
+HeaderName = Annotated[
+    str, Field(max_length=256, json_schema_extra={"pattern": _HEADER_NAME}), AfterValidator(_header_name)
+]
+HeaderValue = Annotated[
+    str, Field(max_length=2048, json_schema_extra={"pattern": _HEADER_VALUE}), AfterValidator(_header_value)
+]
+
 Name = Annotated[str, Field(min_length=1, max_length=127)]
-Entity = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_printable)]
+Entity = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_entity)]
 SessionId = Annotated[str, Field(max_length=128)]
 """Service Bus quotas: "SessionId 128 characters"."""
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from renewer.api.amqpvalues import amqp_properties
 from renewer.api.control import Control, EventDocument, HoldRequest
 from renewer.api.documents import JsonResponse
-from renewer.api.models import Forgetting, LeaseFilter, LeaseStream, LeaseWaiting, NewLease, NewOwner, Renewing, Waiting
+from renewer.api.finding import Epoch, check_epoch, find_lease, known_lease
+from renewer.api.models import (
+    Forgetting,
+    LeaseFilter,
+    LeaseStream,
+    LeaseWaiting,
+    NewDeadLetter,
+    NewLease,
+    NewOwner,
+    NewSettlement,
+    Renewing,
+    Waiting,
+)
 from renewer.api.paging import has_labels, meant, nearest_expiry, page
-from renewer.api.problems import not_found, problems
+from renewer.api.problems import problems, telling_outcome
 from renewer.api.requests import (
     REPLAYED,
     ApiRequest,
@@ -31,6 +44,7 @@ from renewer.api.views import Calendar, LeasePage, LeaseView, show_event, show_l
 from renewer.core.leases import Lease
 from renewer.core.model import NO_OWNER, LeaseId, Owner
 from renewer.core.states import LeaseState, OwnerKind, is_over
+from renewer.ports import Settlement
 
 HEARTBEAT_TTL_S = 30.0
 CONNECTION_GRACE_S = 1.0
@@ -91,6 +105,7 @@ async def create_lease(
             session_id=body.session_id,
             lock_token=body.lock_token,
             locked_until=None if body.locked_until_utc is None else body.locked_until_utc.timestamp(),
+            sequence_number=body.sequence_number,
             lock_duration_s=body.lock_duration,
             reacquire=body.reacquire,
             max_duration_s=body.max_duration,
@@ -102,7 +117,7 @@ async def create_lease(
     )
     lease_id = lease.spec.id
     if waiting.wait:
-        with _known(), _owner_is_here(control, lease):
+        with known_lease(), _owner_is_here(control, lease):
             await while_wanted(request, partial(control.wait_lease, lease_id, _is_settled, waiting.wait))
     await control.settled(lease_id)
     shown = show_lease(lease, Calendar(control.clock))
@@ -118,10 +133,10 @@ async def get_lease(
     waiting: Annotated[LeaseWaiting, Query()],
 ) -> Response:
     """Show a lease. With `wait`, the answer is held back until it is settled, or over."""
-    lease_id = _find(control, id_).spec.id
+    lease_id = find_lease(control, id_).spec.id
     if waiting.wait:
         done = _is_settled if waiting.until == "settled" else _is_over
-        with _known():
+        with known_lease():
             await while_wanted(request, partial(control.wait_lease, lease_id, done, waiting.wait))
     return await _answer(control, lease_id)
 
@@ -129,8 +144,8 @@ async def get_lease(
 @router.delete("/v1/leases/{id}", status_code=204, response_class=Response, responses=problems(404, 503))
 async def release_lease(control: Daemon, id_: PathId, how: Annotated[Forgetting, Query()]) -> Response:
     """Give a lock back; it is free when this is answered. No error if the lease is over."""
-    lease_id = _find(control, id_).spec.id
-    with _known():
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease():
         await (control.forget_lease(lease_id) if how.forget else control.release(lease_id))
     await control.settled(lease_id)
     return Response(status_code=204)
@@ -139,8 +154,8 @@ async def release_lease(control: Daemon, id_: PathId, how: Annotated[Forgetting,
 @router.post("/v1/leases/{id}/renew", response_model=LeaseView, responses=problems(404, 415, *_REMOTE))
 async def renew_lease(control: Daemon, id_: PathId, how: Annotated[Renewing, Query()]) -> Response:
     """Renew a lock now, whenever it is due."""
-    lease_id = _find(control, id_).spec.id
-    with _known():
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease():
         await control.renew_now(lease_id, how.wait)
     return await _answer(control, lease_id)
 
@@ -148,10 +163,39 @@ async def renew_lease(control: Daemon, id_: PathId, how: Annotated[Renewing, Que
 @router.post("/v1/leases/{id}/heartbeat", response_model=LeaseView, responses=problems(404, 409, 415))
 async def heartbeat(control: Daemon, id_: PathId) -> Response:
     """Give a sign of the owner's life."""
-    lease_id = _find(control, id_).spec.id
-    with _known():
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease():
         control.heartbeat(lease_id)
     return await _answer(control, lease_id)
+
+
+@router.post("/v1/leases/{id}/complete", response_model=LeaseView, responses=problems(404, 415, *_REMOTE))
+async def complete_message(control: Daemon, id_: PathId) -> Response:
+    """Complete the message whose lock is kept: it is done, and the lease is over.
+
+    What was asked for before is no error; 409 if it was settled otherwise (`settled` says how), or if its lock is lost.
+    502 and 504 have an `outcome`: `not_done` if it is known that nothing was done, else `unknown`; then ask again.
+    """
+    return await _settle(control, id_, Settlement("complete"))
+
+
+@router.post("/v1/leases/{id}/abandon", response_model=LeaseView, responses=problems(404, 413, 415, 422, *_REMOTE))
+async def abandon_message(control: Daemon, id_: PathId, body: NewSettlement | None = None) -> Response:
+    """Abandon the message whose lock is kept: it is delivered again. See `complete`."""
+    return await _settle(control, id_, Settlement("abandon", _properties(body)))
+
+
+@router.post("/v1/leases/{id}/defer", response_model=LeaseView, responses=problems(404, 413, 415, 422, *_REMOTE))
+async def defer_message(control: Daemon, id_: PathId, body: NewSettlement | None = None) -> Response:
+    """Defer the message whose lock is kept: it is only to be had by its sequence number. See `complete`."""
+    return await _settle(control, id_, Settlement("defer", _properties(body)))
+
+
+@router.post("/v1/leases/{id}/dead-letter", response_model=LeaseView, responses=problems(404, 413, 415, 422, *_REMOTE))
+async def dead_letter_message(control: Daemon, id_: PathId, body: NewDeadLetter | None = None) -> Response:
+    """Move the message whose lock is kept to the dead-letter queue. See `complete`."""
+    reason, description = (None, None) if body is None else (body.reason, body.description)
+    return await _settle(control, id_, Settlement("dead-letter", _properties(body), reason, description))
 
 
 @router.get(
@@ -166,10 +210,11 @@ async def heartbeat(control: Daemon, id_: PathId) -> Response:
         **problems(404, *_REMOTE),
     },
 )
-async def get_state(control: Daemon, id_: PathId) -> Response:
+async def get_state(control: Daemon, id_: PathId, epoch: Epoch = None) -> Response:
     """Show the state that a held session carries."""
-    lease_id = _find(control, id_).spec.id
-    with _known():
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease():
+        check_epoch(control, lease_id, epoch)
         state = await control.session_state(lease_id)
     if state is None:
         return Response(status_code=204)
@@ -183,20 +228,22 @@ async def get_state(control: Daemon, id_: PathId) -> Response:
     responses=problems(404, 413, *_REMOTE),
     openapi_extra=_STATE_BODY,
 )
-async def put_state(request: ApiRequest, control: Daemon, id_: PathId) -> Response:
+async def put_state(request: ApiRequest, control: Daemon, id_: PathId, epoch: Epoch = None) -> Response:
     """Replace the state that a held session carries."""
-    lease_id = _find(control, id_).spec.id
+    lease_id = find_lease(control, id_).spec.id
     state = await request.body()
-    with _known():
+    with known_lease():
+        check_epoch(control, lease_id, epoch)
         await control.set_session_state(lease_id, state)
     return Response(status_code=204)
 
 
 @router.delete("/v1/leases/{id}/state", status_code=204, response_class=Response, responses=problems(404, *_REMOTE))
-async def clear_state(control: Daemon, id_: PathId) -> Response:
+async def clear_state(control: Daemon, id_: PathId, epoch: Epoch = None) -> Response:
     """Clear the state that a held session carries."""
-    lease_id = _find(control, id_).spec.id
-    with _known():
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease():
+        check_epoch(control, lease_id, epoch)
         await control.set_session_state(lease_id, None)
     return Response(status_code=204)
 
@@ -216,7 +263,7 @@ async def clear_state(control: Daemon, id_: PathId) -> Response:
 )
 async def stream_lease(control: Daemon, id_: PathId, how: Annotated[LeaseStream, Query()]) -> Response:
     """Stream the events of one lease. With `owner`, this connection is the owner's."""
-    lease_id = _find(control, id_).spec.id
+    lease_id = find_lease(control, id_).spec.id
     return EventStream(partial(_lease_frames, control, lease_id, owner=how.owner))
 
 
@@ -226,7 +273,7 @@ async def _lease_frames(
 ) -> AsyncIterator[AsyncGenerator[bytes, None]]:
     with ExitStack() as stack:
         if owner:
-            with _known():
+            with known_lease():
                 stack.enter_context(control.owner_connection(lease_id))
         async with control.events(wanted=_everything, subjects=[lease_id]) as events:
             await control.settled(lease_id)
@@ -260,26 +307,21 @@ def _everything(_event: str, _subject: str) -> bool:
 _LAST = frozenset({"lease.released", "lease.forgotten"})
 
 
-def _find(control: Control, id_: str) -> Lease:
-    lease = control.lease(LeaseId(id_))
-    if lease is None:
-        raise not_found("lease")
-    return lease
-
-
 async def _answer(control: Control, lease_id: LeaseId) -> Response:
     """The lease as it stands, once that is stored."""
     await control.settled(lease_id)
-    return JsonResponse(show_lease(_find(control, lease_id), Calendar(control.clock)))
+    return JsonResponse(show_lease(find_lease(control, lease_id), Calendar(control.clock)))
 
 
-@contextmanager
-def _known() -> Generator[None, None, None]:
-    """A lease that is forgotten while something is asked of it is not there, as if it had been so from the start."""
-    try:
-        yield
-    except KeyError as error:
-        raise not_found("lease") from error
+async def _settle(control: Control, id_: str, settlement: Settlement) -> Response:
+    lease_id = find_lease(control, id_).spec.id
+    with known_lease(), telling_outcome():
+        await control.settle(lease_id, settlement)
+    return await _answer(control, lease_id)
+
+
+def _properties(body: NewSettlement | None) -> dict[str, Any]:
+    return {} if body is None else amqp_properties(body.properties)
 
 
 def _owner_is_here(control: Control, lease: Lease) -> AbstractContextManager[None]:

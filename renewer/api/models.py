@@ -7,10 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
+from renewer.api.amqpvalues import Properties
 from renewer.api.fields import (
     CallbackUrl,
     Duration,
+    EarlyProbe,
     Entity,
+    HeaderName,
+    HeaderValue,
     ItemId,
     LabelFilter,
     Labels,
@@ -19,10 +23,13 @@ from renewer.api.fields import (
     Name,
     OwnerSpan,
     Patience,
+    QueryName,
+    QueryValue,
     SessionId,
     Wait,
 )
 from renewer.core.states import LeaseKind, LeaseState, OperationState, OwnerKind
+from renewer.ports import FinalStateVia, FollowProtocol, FollowTerms
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
@@ -86,6 +93,13 @@ class NewLease(_Wire):
         None, repr=False, description="A message's lock token. It is a secret and never shown."
     )
     locked_until_utc: Moment | None = Field(None, description="Until when the message is locked, if known.")
+    sequence_number: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="The message's sequence number, if known: with it, a message that was settled by somebody else is "
+        "told apart from a lock that was lost.",
+    )
     lock_duration: Duration | None = Field(None, description="The entity's lock duration, if known.")
     reacquire: bool | None = Field(None, description="Whether a lost session is accepted again, as a new epoch.")
     max_duration: Duration | None = Field(None, description="The lease is let go after this long.")
@@ -102,9 +116,27 @@ class NewLease(_Wire):
                 raise ValueError("session_id goes with the kind session")
             if self.reacquire:
                 raise ValueError("reacquire goes with the kind session: a message lock that is lost stays lost")
-        elif self.lock_token is not None or self.locked_until_utc is not None:
-            raise ValueError("lock_token and locked_until_utc go with the kind message")
+        elif not (self.lock_token is None and self.locked_until_utc is None and self.sequence_number is None):
+            raise ValueError("lock_token, locked_until_utc and sequence_number go with the kind message")
         return self
+
+
+class NewSettlement(_Wire):
+    """How a message is to be changed when it is abandoned or deferred."""
+
+    properties: Properties = Field(
+        {},
+        repr=False,
+        description="Application properties to set. JSON scalars become string, long, double, boolean and null; others "
+        'are written as `{"type": "uint", "value": 7}`.',
+    )
+
+
+class NewDeadLetter(NewSettlement):
+    """Why a message goes to the dead-letter queue."""
+
+    reason: str | None = Field(None, max_length=4096, description="One word or few, for programs.")
+    description: str | None = Field(None, max_length=4096, description="For people.")
 
 
 class NewOperation(_Wire):
@@ -113,6 +145,23 @@ class NewOperation(_Wire):
     account: Name | None = Field(None, description="The account, as the configuration calls it.")
     submit: Annotated[dict[str, JsonValue] | None, WithJsonSchema(_SUBMIT)] = None
     adopt: Annotated[dict[str, JsonValue] | None, WithJsonSchema(_ADOPT)] = None
+    protocol: FollowProtocol = Field(
+        "auto",
+        description="How the service tells how the operation stands: by the resource of one of these headers, or by "
+        "the body of the resource itself. auto: as its first answer says. Any other goes with azure accounts.",
+    )
+    final_state_via: FinalStateVia | None = Field(
+        None, description="Where the result is, as the service's API specification says. Goes with azure accounts."
+    )
+    poll_query: Annotated[dict[QueryName, QueryValue], Field(max_length=20)] = Field(
+        {}, repr=False, description="Query parameters to add to each poll that lacks them, such as `api-version`."
+    )
+    poll_headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=20)] = Field(
+        {}, repr=False, description="Header fields to send with each poll. They are secrets and never shown."
+    )
+    early_probe: EarlyProbe | None = Field(
+        None, description="Ask once so soon after the first answer, whatever Retry-After says; 0: do not."
+    )
     deadline: Duration | None = Field(None, description="When to stop following it.")
     labels: Labels = {}
     callback: CallbackUrl | None = Field(None, repr=False, description="Where the end of this operation is POSTed to.")
@@ -122,6 +171,10 @@ class NewOperation(_Wire):
         if (self.submit is None) == (self.adopt is None):
             raise ValueError("give exactly one of submit (we send the first request) and adopt (you did)")
         return self
+
+    def terms(self) -> FollowTerms:
+        """How the caller wants it followed."""
+        return FollowTerms(self.protocol, self.final_state_via, self.poll_query, self.poll_headers)
 
 
 class WaitForMany(_Wire):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from renewer.api.bodies import open_result
 from renewer.api.control import Control, FollowRequest
 from renewer.api.documents import JsonResponse, to_json
 from renewer.api.models import NewOperation, OperationFilter, WaitForMany, Waiting
@@ -33,8 +34,6 @@ from renewer.core.states import OperationState, is_over
 
 FIRST_ANSWER_WAIT_S = 30.0
 """How long a new operation is held back without `wait`, for the service's first answer: it may have been refused."""
-
-_CHUNK = 256 * 1024
 
 router = APIRouter(route_class=ApiRoute, default_response_class=JsonResponse, tags=["operations"])
 
@@ -83,7 +82,9 @@ async def create_operation(
             account=body.account,
             how="submit" if body.submit is not None else "adopt",
             request=body.submit if body.submit is not None else body.adopt or {},
+            terms=body.terms(),
             deadline_s=body.deadline,
+            early_probe_s=body.early_probe,
             labels=body.labels,
             callback=body.callback,
             idempotency=idempotency(request, idempotency_key, body),
@@ -158,16 +159,12 @@ async def get_result(control: Daemon, id_: PathId) -> Response:
     if operation.result.kind == "none":
         return Response(status_code=204)
     with _known():
-        result = await control.result(operation.spec.id)
-    if result is None:
+        found = await open_result(partial(control.result, operation.spec.id))
+    if found is None:
         raise not_found("operation")
     # The service's own content type stands, and nothing may be added to it.
-    headers = {
-        "Content-Type": _as_header(result.content_type),
-        "Content-Length": str(len(result.body)),
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingResponse(_in_chunks(result.body), headers=headers)
+    content_type = _as_header(found.result.content_type)
+    return found.response({"Content-Type": content_type, "X-Content-Type-Options": "nosniff"})
 
 
 @router.post(
@@ -237,12 +234,6 @@ def _as_header(content_type: str | None) -> str:
     """A content type as a header can carry it; the service's may be anything."""
     usable = content_type is not None and content_type.isascii() and content_type.isprintable() and content_type.strip()
     return content_type.strip() if content_type is not None and usable else "application/octet-stream"
-
-
-async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
-    """A large body piece by piece, so that the loop that renews is not held while it is copied."""
-    for begin in range(0, len(body), _CHUNK):
-        yield body[begin : begin + _CHUNK]
 
 
 def _keep(wanted: OperationFilter) -> Callable[[Operation], bool]:

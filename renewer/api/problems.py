@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Any, Literal, NotRequired
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -19,9 +20,11 @@ from renewer.errors import (
     AdmissionError,
     ConflictError,
     LeaseLostError,
+    MessageSettledError,
     RegistryError,
     RenewerError,
     TransientError,
+    UnknownHandleError,
     UsageError,
 )
 
@@ -36,7 +39,7 @@ _MEANING = {
     400: "The request cannot be read: a parameter, a header or the body is not what it must be.",
     401: "The bearer key is missing or wrong.",
     403: "Over TCP without a key only programs of this machine are let in, and no web page.",
-    404: "There is no such lease or operation, or no longer.",
+    404: "There is no such lease, operation or message, or no longer.",
     408: "The request did not arrive in time.",
     409: "It does not fit the state that things are in; `detail` says which, and what would fit.",
     413: "The body is too large.",
@@ -57,13 +60,24 @@ class FieldProblem(TypedDict):
 
 
 class ProblemDocument(TypedDict):
-    """A problem document (RFC 9457). `detail` says what to do about it."""
+    """A problem document (RFC 9457). `detail` says what to do about it.
+
+    `lease` is the id of a lease that stands in the way, `state` the state that does: `lost` with its `reason`,
+    `settled` with what became of the message. `failure` says in one word how the remote service failed, and `outcome`
+    whether it is known that a message was not settled.
+    """
 
     type: str
     title: str
     status: int
     detail: str
     errors: NotRequired[list[FieldProblem]]
+    lease: NotRequired[str]
+    state: NotRequired[str]
+    reason: NotRequired[str]
+    settled: NotRequired[str]
+    failure: NotRequired[str]
+    outcome: NotRequired[Literal["unknown", "not_done"]]
 
 
 class Problem(HTTPException):
@@ -107,6 +121,15 @@ def not_found(kind: str) -> Problem:
     return Problem(404, f"no {kind} has this id; those that have ended are known for as long as keep_ended says")
 
 
+@contextmanager
+def telling_outcome() -> Generator[None, None, None]:
+    """What settles a message tells, where it fails, whether it is known that nothing was done."""
+    try:
+        yield
+    except TransientError as error:
+        raise _transient(error, outcome="unknown" if error.is_unknown else "not_done") from error
+
+
 async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer a `Problem`, and what the router refused: an unknown path, a method that is not allowed."""
     if isinstance(error, Problem):
@@ -143,11 +166,15 @@ async def answer_renewer_error(_request: Request, error: Exception) -> Response:
     """Answer what the daemon, or a remote system through it, said to a wish."""
     detail = str(error)
     match error:
+        case UnknownHandleError():
+            return Problem(404, detail).response()
         case UsageError():
             return Problem(422, detail).response()
+        case MessageSettledError():
+            return Problem(409, detail, state="settled", settled=error.fate).response()
         case ConflictError():
-            extra: dict[str, Any] = {} if error.lease is None else {"lease": error.lease}
-            return Problem(409, detail, **extra).response()
+            extra: dict[str, Any] = {"lease": error.lease, "state": error.state}
+            return Problem(409, detail, **{name: said for name, said in extra.items() if said is not None}).response()
         case LeaseLostError():
             return Problem(409, detail, state="lost", reason=error.reason).response()
         case AdmissionError():
@@ -155,8 +182,7 @@ async def answer_renewer_error(_request: Request, error: Exception) -> Response:
         case RegistryError():
             return Problem(503, detail).response()
         case TransientError():
-            status = 504 if error.kind == "timeout" else 502
-            return Problem(status, detail, headers=_retry_after(error.retry_after_s), failure=error.kind).response()
+            return _transient(error).response()
         case _:
             raise error
 
@@ -173,6 +199,11 @@ HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, An
     Exception: answer_crash,
 }
 """Which handler answers which exception, as an application takes them."""
+
+
+def _transient(error: TransientError, **extra: Any) -> Problem:
+    status = 504 if error.kind == "timeout" else 502
+    return Problem(status, str(error), headers=_retry_after(error.retry_after_s), failure=error.kind, **extra)
 
 
 def _retry_after(delay_s: float | None) -> dict[str, str]:

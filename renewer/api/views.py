@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import TypedDict
 
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
+from renewer.api.advice import advice
+from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState, OwnerKind
 
 if TYPE_CHECKING:
     from renewer.api.control import EventDocument, StatusReading
@@ -36,10 +37,11 @@ class OwnerView(TypedDict):
 
 
 class LeaseView(TypedDict):
-    """A lease. `remaining_s` is negative for a lease at risk.
+    """A lease. `remaining_s` is negative for a lease at risk. `settled`: what became of its message, if that ended it.
 
     One that is `parked` was given back, and is held again by the next start, or when the drain is called off. `epoch`
-    counts within this lease: it begins at 1 in every new one.
+    counts within this lease: it begins at 1 in every new one. `pool` names the pool that its session is of; while it is
+    `free`, no worker has taken it.
     """
 
     id: str
@@ -50,6 +52,7 @@ class LeaseView(TypedDict):
     servicebus: str
     entity: str
     session_id: str | None
+    sequence_number: int | None
     epoch: int
     locked_until_utc: datetime | None
     remaining_s: float | None
@@ -63,6 +66,9 @@ class LeaseView(TypedDict):
     losses: int
     last_loss: LossView | None
     last_error: str | None
+    settled: MessageFate | None
+    pool: str | None
+    free: bool
     labels: dict[str, str]
     owner: OwnerView
 
@@ -83,7 +89,12 @@ class ResultView(TypedDict):
 
 
 class OperationView(TypedDict):
-    """An operation. `status` is the service's word, `state` ours."""
+    """An operation. `status` is the service's word, `state` ours.
+
+    `error` is the service's own document, or our account; `advice` says what to do about an end that is not a good one.
+    `limited_by` names the quota that its next request waits for, past `next_poll_at`. `service_started_at` and
+    `service_updated_at` are the service's own account.
+    """
 
     id: str
     number: int
@@ -95,12 +106,16 @@ class OperationView(TypedDict):
     elapsed_s: float
     deadline_at: datetime
     ended_at: datetime | None
+    service_started_at: datetime | None
+    service_updated_at: datetime | None
+    limited_by: str | None
     polls: int
     poll_errors: int
     last_poll_error: str | None
     retry_after_s: float | None
     percent_complete: float | None
     error: dict[str, Any] | None
+    advice: str | None
     result: ResultView | None
     labels: dict[str, str]
 
@@ -129,6 +144,17 @@ class TargetView(TypedDict):
     clock_skew_s: float | None
 
 
+class PoolView(TypedDict):
+    """A pool of `sessions` next available sessions: `held` and `acquiring` are free, `taken` are with workers."""
+
+    servicebus: str
+    name: str
+    sessions: int
+    held: int
+    acquiring: int
+    taken: int
+
+
 class LimitsView(TypedDict):
     """How many can be taken on."""
 
@@ -151,6 +177,7 @@ class StatusView(TypedDict):
     registry: str
     limits: LimitsView
     targets: list[TargetView]
+    pools: list[PoolView]
     trouble: list[str]
 
 
@@ -193,6 +220,7 @@ def show_lease(lease: Lease, when: Calendar) -> LeaseView:
         "servicebus": spec.target.partition(".")[2],
         "entity": spec.entity,
         "session_id": lease.session_id if lease.session_id is not None else spec.session_id,
+        "sequence_number": spec.sequence_number,
         "epoch": lease.epoch,
         "locked_until_utc": _from_timestamp(lease.locked_until),
         "remaining_s": _rounded(lease.margin_s(when.now)),
@@ -208,6 +236,9 @@ def show_lease(lease: Lease, when: Calendar) -> LeaseView:
         if loss is None
         else {"reason": loss.reason, "detail": loss.detail, "epoch": loss.epoch, "at": when.utc_of(loss.at)},
         "last_error": lease.last_error,
+        "settled": lease.fate,
+        "pool": spec.context.get("pool"),
+        "free": spec.context.get("origin") == "pool",
         "labels": dict(spec.labels),
         "owner": _show_owner(spec.owner, None if owner_until is None else owner_until - when.now),
     }
@@ -228,12 +259,16 @@ def show_operation(operation: Operation, when: Calendar) -> OperationView:
         "elapsed_s": round(until - operation.registered_at, 3),
         "deadline_at": when.utc_of(operation.deadline_at),
         "ended_at": when.utc(operation.ended_at),
+        "service_started_at": _from_timestamp(operation.service_started_at),
+        "service_updated_at": _from_timestamp(operation.service_updated_at),
+        "limited_by": operation.held_back_by,
         "polls": operation.polls,
         "poll_errors": operation.poll_errors,
         "last_poll_error": operation.last_poll_error,
         "retry_after_s": operation.retry_after_s,
         "percent_complete": operation.percent_complete,
         "error": dict(operation.error) if operation.error is not None else None,
+        "advice": advice(operation),
         "result": None
         if result is None
         else {
@@ -268,6 +303,17 @@ def show_status(reading: StatusReading, clock: Clock) -> StatusView:
             }
             for target in reading.targets
         ],
+        "pools": [
+            {
+                "servicebus": pool.target.partition(".")[2],
+                "name": pool.name,
+                "sessions": pool.sessions,
+                "held": pool.held,
+                "acquiring": pool.acquiring,
+                "taken": pool.taken,
+            }
+            for pool in reading.pools
+        ],
         "trouble": list(reading.trouble),
     }
 
@@ -299,7 +345,7 @@ def _from_timestamp(moment: float | None) -> datetime | None:
     try:
         return datetime.fromtimestamp(moment, UTC)
     except (ValueError, OverflowError, OSError):
-        # A broker's word that is no date.
+        # A remote's word that is no date.
         return None
 
 

@@ -1,13 +1,14 @@
 """Settings from TOML, environment and flags: every mistake told at once, the rest turned into core values."""
 
+from renewer.config.accounts import AccountSettings, AzureSettings, FabricSettings
 from renewer.config.connectionstring import ConnectionString
+from renewer.config.identity import IdentitySettings
 from renewer.config.listen import TcpListen, UnixListen, is_loopback, parse_api_listen
 from renewer.config.load import load
 from renewer.config.model import (
     ApiSettings,
     CallbackSettings,
     DaemonSettings,
-    FabricSettings,
     MetricsSettings,
     RegistrySettings,
     RenewalSettings,
@@ -15,16 +16,20 @@ from renewer.config.model import (
     SessionSettings,
     Settings,
 )
+from renewer.config.namespaces import split_namespace
 from renewer.config.problems import describe_problems
 from renewer.config.quantities import parse_duration
 from renewer.config.secretsource import SecretSource, resolve_secret
 
 __all__ = [
+    "AccountSettings",
     "ApiSettings",
+    "AzureSettings",
     "CallbackSettings",
     "ConnectionString",
     "DaemonSettings",
     "FabricSettings",
+    "IdentitySettings",
     "MetricsSettings",
     "RegistrySettings",
     "RenewalSettings",
@@ -40,4 +45,5 @@ __all__ = [
     "parse_api_listen",
     "parse_duration",
     "resolve_secret",
+    "split_namespace",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import grp
 import os
-import ssl
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
-from renewer.config.connectionstring import ConnectionString
+from renewer.config.accountchecks import check_accounts, check_bearer
+from renewer.config.findings import NAMES, Finding, one_of
 from renewer.config.listen import TcpListen, UnixListen
+from renewer.config.namespaces import check_namespace
 from renewer.config.quantities import format_duration
 from renewer.config.secretsource import resolve_secret
 from renewer.config.suggest import closest
@@ -21,31 +22,16 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
+    from renewer.config.connectionstring import ConnectionString
     from renewer.config.keylines import KeyPath
-    from renewer.config.model import FabricSettings, ServiceBusSettings, SessionSettings, Settings
-    from renewer.config.secretsource import SecretSource
+    from renewer.config.model import SessionSettings, Settings
     from renewer.core.timing import RenewalPolicy
 
 MIN_ATTEMPTS: Final = 4
 """So many renewals must fit between due and expiry: one lost reply must cost an attempt, never the lock."""
 
 
-_IDENTITY: Final = ("servicebus", "entity", "session_id")
-NAMES: Final = "*"
-"""In a path of `Finding.uses`: which sections there are in the group, whatever is in them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A mistake at `path`. It is worth telling only if nothing was wrong already at or around `path` and `uses`.
-
-    `value` is what to show where the setting was not given, so that its default is at fault.
-    """
-
-    path: KeyPath
-    remedy: str
-    uses: tuple[KeyPath, ...] = ()
-    value: str | None = None
+_WHICH_SESSION: Final = ("servicebus", "entity", "session_id")
 
 
 def check(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -54,11 +40,11 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _check_api(settings, environ)
     connections: dict[str, ConnectionString] = {}
     for name, servicebus in settings.servicebus.items():
-        yield from _check_servicebus(name, servicebus, environ, connections)
+        yield from check_namespace(name, servicebus, environ, connections)
     yield from _check_sessions(settings, connections)
+    yield from _check_room(settings)
     yield from _check_attempts(settings)
-    for name, fabric in settings.fabric.items():
-        yield from _check_fabric(name, fabric, environ)
+    yield from check_accounts(settings, environ)
     yield from _check_callback(settings, environ)
 
 
@@ -76,10 +62,10 @@ def _check_daemon(settings: Settings) -> Iterator[Finding]:
 def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     api = settings.api
     key_paths: tuple[KeyPath, ...] = (("api", "key"), ("api", "key_file"), ("api", "key_env"))
-    yield from _one_of("api", api, ("key", "key_file", "key_env"), ("api",))
+    yield from one_of("api", api, ("key", "key_file", "key_env"), ("api",))
     source = api.key_source()
     if source is not None:
-        yield from _check_bearer(source, ("api",), environ)
+        yield from check_bearer(source, ("api",), environ)
     listen, metrics = api.listen, settings.metrics.listen
     if isinstance(listen, UnixListen) and api.socket_group is not None and _is_within(listen.path, settings):
         yield Finding(
@@ -124,45 +110,21 @@ def _is_within(path: Path, settings: Settings) -> bool:
     return settings.daemon.state_dir.absolute() in path.absolute().parents
 
 
-def _check_servicebus(
-    name: str, servicebus: ServiceBusSettings, environ: Mapping[str, str], connections: dict[str, ConnectionString]
-) -> Iterator[Finding]:
-    here: KeyPath = ("servicebus", name)
-    keys = ("connection_string", "connection_string_file", "connection_string_env")
-    yield from _one_of(f"servicebus.{name}", servicebus, keys, here)
-    source = servicebus.connection_string_source(name)
-    if source.value is None and source.file is None and source.env is None:
-        uses = tuple((*here, key) for key in keys)
-        yield Finding(here, f"needs one of {', '.join(keys)}", uses)
-    else:
-        at = (*here, source.setting.rpartition(".")[2])
-        try:
-            connections[name] = ConnectionString.parse(resolve_secret(source, environ).get_secret_value())
-        except ConfigError as error:
-            for problem in error.problems:
-                from_string = problem.where == "connection string"
-                yield Finding(at, f"{problem.key} {problem.remedy}" if from_string else problem.remedy)
-    if servicebus.ca_file is not None:
-        yield from _check_ca_file(servicebus.ca_file, (*here, "ca_file"))
-        if name in connections and not connections[name].tls:
-            yield Finding((*here, "ca_file"), "has no effect with UseDevelopmentEmulator=true, which is without TLS")
-    given = servicebus.model_fields_set
-    if "spread_after" in given and servicebus.spread_after > servicebus.sessions_per_connection:
-        yield Finding(
-            (*here, "spread_after"),
-            f"must be at most sessions_per_connection, which is {servicebus.sessions_per_connection}",
-            ((*here, "sessions_per_connection"),),
-        )
-
-
 def _check_sessions(settings: Settings, connections: Mapping[str, ConnectionString]) -> Iterator[Finding]:
-    first: dict[tuple[str, str, str], int] = {}
+    first: dict[tuple[str, str, str | None], int] = {}
     for number, session in enumerate(settings.session):
         here: KeyPath = ("session", number)
         name = settings.servicebus_name(session)
         if name is None:
             yield _no_servicebus(settings, session, here)
             continue
+        if settings.servicebus[name].transport == "rest":
+            yield Finding(
+                here,
+                f'cannot be held: servicebus.{name} has transport = "rest", which keeps the locks of messages alone; '
+                'sessions need "amqp" or "amqp-websocket"',
+                (("servicebus", name, "transport"),),
+            )
         connection = connections.get(name)
         bound = connection.entity_path if connection is not None else None
         if bound is not None and bound.lower() != session.entity.lower():
@@ -170,6 +132,11 @@ def _check_sessions(settings: Settings, connections: Mapping[str, ConnectionStri
                 (*here, "entity"),
                 f"must be the entity that the connection string of servicebus.{name} is for, by its EntityPath",
             )
+        if session.sessions is not None:
+            yield from _check_pool(session, name, here, first)
+            continue
+        if session.idle_timeout is not None:
+            yield Finding((*here, "idle_timeout"), "goes with sessions: a session that is of no pool is kept")
         if session.session_id is None:
             # Several entries for the next available session are several sessions.
             continue
@@ -178,9 +145,50 @@ def _check_sessions(settings: Settings, connections: Mapping[str, ConnectionStri
             yield Finding(
                 here,
                 f"is the same session as session[{first[key]}]: it can be held once; take one of the entries out",
-                tuple(("session", entry, part) for entry in (first[key], number) for part in _IDENTITY),
+                tuple(("session", entry, part) for entry in (first[key], number) for part in _WHICH_SESSION),
             )
         first.setdefault(key, number)
+
+
+def _check_room(settings: Settings) -> Iterator[Finding]:
+    """A session that is named in the configuration must fit onto the connections that there may be."""
+    wanted: Counter[str] = Counter()
+    for session in settings.session:
+        name = settings.servicebus_name(session)
+        if name is not None:
+            wanted[name] += session.sessions or 1
+    for name, sessions in wanted.items():
+        section = settings.servicebus[name]
+        room = section.max_connections * section.sessions_per_connection
+        if sessions > room:
+            yield Finding(
+                ("servicebus", name, "max_connections"),
+                f"with sessions_per_connection {section.sessions_per_connection} there is room for {room} sessions, "
+                f"and [[session]] asks for {sessions}; raise it",
+                (("servicebus", name, "sessions_per_connection"), ("session",)),
+                value=str(section.max_connections),
+            )
+
+
+def _check_pool(
+    session: SessionSettings, servicebus: str, here: KeyPath, first: dict[tuple[str, str, str | None], int]
+) -> Iterator[Finding]:
+    if session.session_id is not None:
+        yield Finding(
+            (*here, "sessions"),
+            "goes with the next available sessions of an entity; take session_id out, or sessions",
+            ((*here, "session_id"),),
+        )
+        return
+    number = int(here[1])
+    key = (servicebus, session.entity.lower(), None)
+    if key in first:
+        yield Finding(
+            (*here, "sessions"),
+            f"is a second pool of the same entity, beside session[{first[key]}]; make them one",
+            tuple(("session", entry, part) for entry in (first[key], number) for part in ("servicebus", "entity")),
+        )
+    first.setdefault(key, number)
 
 
 def _no_servicebus(settings: Settings, session: SessionSettings, here: KeyPath) -> Finding:
@@ -233,35 +241,9 @@ def attempts_before_expiry(policy: RenewalPolicy, lock_s: float) -> int:
     return attempts
 
 
-def _check_fabric(name: str, fabric: FabricSettings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    here: KeyPath = ("fabric", name)
-    given = fabric.model_fields_set
-    yield from _one_of(f"fabric.{name}", fabric, ("token", "token_file", "token_env", "credential"), here)
-    source = fabric.token_source(name)
-    if source is not None:
-        yield from _check_bearer(source, here, environ)
-        if "scope" in given:
-            yield Finding((*here, "scope"), "has no effect with a token of your own: it is asked for by credential")
-    # A bound that was not given makes room for one that was; two that were given must agree.
-    for low, high in (
-        ("poll_floor", "poll_ceiling"),
-        ("poll_floor", "default_interval"),
-        ("default_interval", "poll_ceiling"),
-        ("not_found_grace", "deadline"),
-        ("request_timeout", "deadline"),
-    ):
-        least, most = getattr(fabric, low), getattr(fabric, high)
-        both = {low, high} <= given
-        if least > most and (both or (low, high) == ("poll_floor", "poll_ceiling")):
-            culprit, other, word, bound = (low, high, "most", most) if low in given else (high, low, "least", least)
-            yield Finding(
-                (*here, culprit), f"must be at {word} {other}, which is {format_duration(bound)}", ((*here, other),)
-            )
-
-
 def _check_callback(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     callback = settings.callback
-    yield from _one_of("callback", callback, ("key", "key_file", "key_env"), ("callback",))
+    yield from one_of("callback", callback, ("key", "key_file", "key_env"), ("callback",))
     source = callback.key_source()
     if source is not None:
         try:
@@ -273,29 +255,3 @@ def _check_callback(settings: Settings, environ: Mapping[str, str]) -> Iterator[
         culprit, other, word = ("timeout", "give_up", "most") if "timeout" in given else ("give_up", "timeout", "least")
         bound = format_duration(getattr(callback, other))
         yield Finding(("callback", culprit), f"must be at {word} {other}, which is {bound}", (("callback", other),))
-
-
-def _one_of(section: str, settings: Any, keys: tuple[str, ...], here: KeyPath) -> Iterator[Finding]:
-    given = [key for key in keys if key in settings.model_fields_set and getattr(settings, key) is not None]
-    for extra in given[1:]:
-        yield Finding((*here, extra), f"is one too many in {section}: {given[0]} is there already; keep one of them")
-
-
-def _check_bearer(source: SecretSource, here: KeyPath, environ: Mapping[str, str]) -> Iterator[Finding]:
-    at = (*here, source.setting.rpartition(".")[2])
-    try:
-        secret = resolve_secret(source, environ).get_secret_value()
-    except ConfigError as error:
-        yield Finding(at, error.problems[0].remedy)
-        return
-    if not secret.isascii() or " " in secret:
-        yield Finding(at, "must be of ASCII letters, digits and signs without spaces, as HTTP headers carry it")
-
-
-def _check_ca_file(path: Path, at: KeyPath) -> Iterator[Finding]:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        yield Finding(at, "must name a file with certificates in PEM")
-    except OSError as error:
-        yield Finding(at, f"must name a readable file; {error.strerror}")

@@ -1,5 +1,7 @@
 """Service Bus connection strings: ``Endpoint=sb://HOST[:PORT];SharedAccessKeyName=…;SharedAccessKey=…``.
 
+In place of name and key there may be a signature that was made with them (``SharedAccessSignature=…``).
+
 Keys are matched without regard to case, values may contain ``=``, a trailing ``;`` is fine. Nothing of the text is
 ever repeated in an error: any part of a mistyped string may be the key.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from pydantic import SecretStr
 
@@ -35,20 +37,28 @@ _NAMES: Final = {
     )
 }
 _ENDPOINT_FORM: Final = "must be sb://HOST or sb://HOST:PORT"
+_SIGNATURE_FORM: Final = "a signature as it was made, SharedAccessSignature sr=…&sig=…&se=…&skn=…"
+_MAX_EXPIRY_DIGITS: Final = 11
+"""Enough for three thousand years."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionString:
-    """What a connection string says: where the broker is, how to speak to it, and the key to sign tokens with.
+    """What a connection string says: where the broker is, how to speak to it, and what lets us in.
 
+    That is `key`, to sign tokens with, or `signature`, a token that is signed already and good until
+    `signature_ends_at` (seconds since the epoch). `port` is that of AMQP unless one is named (`is_port_given`).
     `emulator` is UseDevelopmentEmulator: AMQP without TLS. `entity_path`, where given, is the one entity that the key
-    is good for.
+    or the signature is good for.
     """
 
     host: str
     port: int
     key_name: str
-    key: SecretStr
+    key: SecretStr | None
+    signature: SecretStr | None = None
+    signature_ends_at: int = 0
+    is_port_given: bool = False
     emulator: bool = False
     entity_path: str | None = None
 
@@ -62,10 +72,17 @@ class ConnectionString:
         """Read a connection string; raises `ConfigError` with every mistake in it."""
         problems: list[ConfigProblem] = []
         parts = _split(text, problems)
+        key_name, ends_at = parts.get("SharedAccessKeyName", ""), 0
         if "SharedAccessSignature" in parts:
-            problems.append(
-                _problem("SharedAccessSignature", "is not supported yet: use SharedAccessKeyName and SharedAccessKey")
+            problems.extend(
+                _problem(name, "is one too many: SharedAccessSignature says it already; keep one of them")
+                for name in ("SharedAccessKeyName", "SharedAccessKey")
+                if name in parts
             )
+            try:
+                key_name, ends_at = _signature(parts["SharedAccessSignature"])
+            except ValueError as error:
+                problems.append(_problem("SharedAccessSignature", str(error)))
         else:
             problems.extend(
                 _problem(name, "is missing" if name not in parts else "must not be empty")
@@ -78,17 +95,20 @@ class ConnectionString:
         if emulator not in {"true", "false"}:
             problems.append(_problem("UseDevelopmentEmulator", "must be true or false"))
         try:
-            host, port = _endpoint(parts, _PLAIN_PORT if emulator == "true" else _TLS_PORT)
+            host, port = _endpoint(parts)
         except ValueError as error:
             problems.append(_problem("Endpoint", str(error)))
-            host, port = "", 0
+            host, port = "", None
         if problems:
             raise ConfigError(problems)
         return cls(
             host=host,
-            port=port,
-            key_name=parts["SharedAccessKeyName"],
-            key=SecretStr(parts["SharedAccessKey"]),
+            port=port or (_PLAIN_PORT if emulator == "true" else _TLS_PORT),
+            key_name=key_name,
+            key=SecretStr(parts["SharedAccessKey"]) if "SharedAccessKey" in parts else None,
+            signature=SecretStr(parts["SharedAccessSignature"]) if "SharedAccessSignature" in parts else None,
+            signature_ends_at=ends_at,
+            is_port_given=port is not None,
             emulator=emulator == "true",
             entity_path=parts.get("EntityPath"),
         )
@@ -119,7 +139,7 @@ def _split(text: str, problems: list[ConfigProblem]) -> dict[str, str]:
     return parts
 
 
-def _endpoint(parts: Mapping[str, str], default_port: int) -> tuple[str, int]:
+def _endpoint(parts: Mapping[str, str]) -> tuple[str, int | None]:
     if "Endpoint" not in parts:
         raise ValueError("is missing: sb://HOST, such as sb://NAMESPACE.servicebus.windows.net")
     try:
@@ -133,7 +153,21 @@ def _endpoint(parts: Mapping[str, str], default_port: int) -> tuple[str, int]:
         raise ValueError(_ENDPOINT_FORM)
     if port == 0:
         raise ValueError(f"{_ENDPOINT_FORM}, with a port from 1 to 65535")
-    return host, default_port if port is None else port
+    return host, port
+
+
+def _signature(text: str) -> tuple[str, int]:
+    """The policy of a ready signature, and when it ends."""
+    prefix, _, rest = text.partition(" ")
+    fields: dict[str, str] = {}
+    for part in rest.split("&"):
+        name, _, value = part.partition("=")
+        fields[name] = value
+    if prefix != "SharedAccessSignature" or not all(fields.get(name) for name in ("sr", "sig", "se", "skn")):
+        raise ValueError(f"must be {_SIGNATURE_FORM}, all of it")
+    if not fields["se"].isascii() or not fields["se"].isdigit() or len(fields["se"]) > _MAX_EXPIRY_DIGITS:
+        raise ValueError(f"must be {_SIGNATURE_FORM}, se in seconds since 1970")
+    return unquote_plus(fields["skn"]), int(fields["se"])
 
 
 def _problem(key: str, remedy: str) -> ConfigProblem:

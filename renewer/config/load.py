@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from renewer.config.checks import NAMES, check
+from renewer.config.checks import check
 from renewer.config.environment import lay_environment
+from renewer.config.findings import NAMES
 from renewer.config.keylines import key_lines
 from renewer.config.layers import Layers, Origin, flatten, parse_path, step_into
 from renewer.config.model import Settings

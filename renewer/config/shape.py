@@ -55,7 +55,7 @@ def is_named_group(path: KeyPath) -> bool:
 
 
 def all_keys() -> Iterator[tuple[str, str]]:
-    """Every section as people write it (``[servicebus.NAME]``), with each key in it."""
+    """Every section as people write it (``[servicebus.NAME]``), with each key in it; tables in sections follow."""
     for name, field in Settings.model_fields.items():
         member, named = _member(field.annotation)
         if member is None:
@@ -63,6 +63,10 @@ def all_keys() -> Iterator[tuple[str, str]]:
         section = f"[{name}]" if not named else f"[{name}.NAME]" if is_named_group((name,)) else f"[[{name}]]"
         for key in member.model_fields:
             yield section, key
+        for key, inner in member.model_fields.items():
+            table, _ = _member(inner.annotation)
+            for inner_key in table.model_fields if table is not None else ():
+                yield f"{section[:-1]}.{key}]", inner_key
 
 
 def _member(annotation: Any) -> tuple[type[BaseModel] | None, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,8 +14,10 @@ from renewer.api.control import EventDocument, FollowRequest, HoldRequest, Statu
 from renewer.core.leases import Lease, Loss
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Result
 from renewer.core.operations import Operation
-from renewer.core.states import LeaseState, LossReason, OperationState, OwnerKind, is_over
-from renewer.errors import AdmissionError, ConflictError, UsageError
+from renewer.core.states import LeaseState, LossReason, MessageFate, OperationState, OwnerKind, is_over
+from renewer.errors import AdmissionError, ConflictError, LeaseLostError, UnknownHandleError, UsageError
+from renewer.messages import InFlight, ReceivedMessage
+from renewer.ports import Settlement
 
 LOCK_S = 30.0
 STARTED_AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,6 +40,11 @@ class ScriptedControl:
         self.pending = False
         self.asked: list[HoldRequest | FollowRequest] = []
         self.settled_keys: list[str] = []
+        self.settlements: list[Settlement] = []
+        self.messages: list[ReceivedMessage] = []
+        self.received: dict[str, InFlight] = {}
+        self.receivers = 0
+        self.wanted_messages: list[tuple[str, object]] = []
         self.owners_there: dict[LeaseId, int] = {}
         self.changed = anyio.Event()
         self.state: Literal["ready", "draining", "stopping"] = "ready"
@@ -227,6 +235,10 @@ class ScriptedControl:
             self.owners_there[lease_id] -= 1
             self.tell("owner.gone", "")
 
+    def check_epoch(self, lease_id: LeaseId, epoch: int) -> None:
+        if self._leases[lease_id].epoch != epoch:
+            raise LeaseLostError("another epoch", reason=LossReason.DETACHED)
+
     async def session_state(self, lease_id: LeaseId) -> bytes | None:
         self._fail("session_state")
         self._held(lease_id)
@@ -235,6 +247,61 @@ class ScriptedControl:
     async def set_session_state(self, lease_id: LeaseId, state: bytes | None) -> None:
         self._held(lease_id)
         self._states[lease_id] = state
+
+    async def settle(self, lease_id: LeaseId, settlement: Settlement) -> Lease:
+        self._fail("settle")
+        lease = self._held(lease_id)
+        self.settlements.append(settlement)
+        lease.state, lease.fate = LeaseState.RELEASED, MessageFate.COMPLETED
+        self.tell("lease.released", lease_id, settled="completed")
+        return lease
+
+    async def receive(self, lease_id: LeaseId, *, count: int, wait_s: float) -> Sequence[ReceivedMessage]:
+        self._fail("receive")
+        self._held(lease_id)
+        self.wanted_messages.append(("receive", (count, wait_s)))
+        self.receivers += 1
+        self.tell("message.wanted", "")
+        try:
+            with anyio.move_on_after(wait_s):
+                await self.until(lambda: bool(self.messages))
+        finally:
+            self.receivers -= 1
+            self.tell("message.unwanted", "")
+        return self._take(count)
+
+    async def receive_deferred(self, lease_id: LeaseId, sequence_numbers: Sequence[int]) -> Sequence[ReceivedMessage]:
+        self._fail("receive_deferred")
+        self._held(lease_id)
+        self.wanted_messages.append(("deferred", list(sequence_numbers)))
+        return self._take(len(sequence_numbers))
+
+    async def peek(self, lease_id: LeaseId, *, count: int, from_sequence_number: int = 0) -> Sequence[ReceivedMessage]:
+        self._fail("peek")
+        self._held(lease_id)
+        self.wanted_messages.append(("peek", (count, from_sequence_number)))
+        return [replace(message, handle=None) for message in self.messages[:count]]
+
+    async def settle_received(self, lease_id: LeaseId, handle: str, settlement: Settlement) -> None:
+        self._fail("settle_received")
+        self._held(lease_id)
+        if self.received.pop(handle, None) is None:
+            raise UnknownHandleError("handle: there is none")
+        self.settlements.append(settlement)
+
+    def in_flight(self, lease_id: LeaseId) -> Sequence[InFlight]:
+        self._fail("in_flight")
+        self._held(lease_id)
+        return list(self.received.values())
+
+    def bring(self, *messages: ReceivedMessage) -> None:
+        self.messages += messages
+        self.tell("message.came", "")
+
+    def _take(self, count: int) -> list[ReceivedMessage]:
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        self.received |= {one.handle: InFlight(one.handle, one.sequence_number) for one in taken if one.handle}
+        return taken
 
     async def wait_lease(self, lease_id: LeaseId, done: Callable[[Lease], bool], timeout_s: float) -> None:
         with anyio.move_on_after(timeout_s):

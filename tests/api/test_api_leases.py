@@ -55,6 +55,12 @@ async def test_everything_that_can_be_asked_for_a_session_is_passed_on(control, 
     assert "secret" not in answer.text
 
 
+async def test_an_entity_has_one_name_however_it_is_written(control, client):
+    for written in ("orders", "/orders", "orders/", " orders "):
+        assert (await client.post("/v1/leases", json={"entity": written})).status_code < 300
+    assert {asked.entity for asked in control.asked} == {"orders"}
+
+
 async def test_the_lock_of_a_message_is_kept_and_its_token_never_shown(control, client):
     until = "2026-11-22T17:00:00Z"
     body = {"entity": "orders", "kind": "message", "lock_token": TOKEN.upper(), "locked_until_utc": until}

@@ -10,6 +10,7 @@ from renewer.api import build_api
 from renewer.core.model import Result
 from renewer.core.states import OperationState
 from renewer.errors import ConflictError, RegistryError
+from renewer.ports import DEFAULT_TERMS, FollowTerms
 from tests.api.scripted_control import ScriptedControl
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +46,92 @@ async def test_everything_that_can_be_asked_for_an_operation_is_passed_on(contro
     asked = control.asked[0]
     assert (asked.account, asked.how, asked.request, asked.deadline_s) == ("main", "adopt", body["adopt"], 3600)
     assert (asked.labels, asked.callback, asked.idempotency.key) == ({"team": "a"}, body["callback"], "k")
+
+
+async def test_how_an_operation_is_to_be_followed_is_passed_on(control, client):
+    body = {
+        "submit": {"url": "/x"},
+        "protocol": "azure-async-operation",
+        "final_state_via": "original-uri",
+        "poll_query": {"api-version": "2024-01-01", "with": "a blank & more"},
+        "poll_headers": {"X-Ms-Client": "a b", "Empty": ""},
+        "early_probe": "2s",
+    }
+    assert (await client.post("/v1/operations", json=body)).status_code == 201
+    asked = control.asked[0]
+    assert asked.terms == FollowTerms("azure-async-operation", "original-uri", body["poll_query"], body["poll_headers"])
+    assert asked.early_probe_s == 2
+    assert "a b" not in repr(asked)
+
+
+async def test_without_a_word_about_it_it_is_followed_as_its_first_answer_says(control, client):
+    await client.post("/v1/operations", json={"submit": {"url": "/x"}})
+    await client.post("/v1/operations", json={"submit": {"url": "/x"}, "early_probe": "0s", "protocol": "auto"})
+    assert [asked.terms for asked in control.asked] == [DEFAULT_TERMS, DEFAULT_TERMS]
+    assert [asked.early_probe_s for asked in control.asked] == [None, 0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("protocol", "polling"),
+        ("protocol", None),
+        ("final_state_via", "Location"),
+        ("poll_query", {"": "x"}),
+        ("poll_query", {"a": 1}),
+        ("poll_query", {"a": "x\n"}),
+        ("poll_query", {"a": "x" * 2049}),
+        ("poll_query", {str(number): "" for number in range(21)}),
+        ("poll_query", ["a"]),
+        ("poll_headers", {"A B": "x"}),
+        ("poll_headers", {"A:": "x"}),
+        ("poll_headers", {"A\n": "x"}),
+        ("poll_headers", {"A": "x\r\nB: y"}),
+        ("poll_headers", {"A": " x"}),
+        ("poll_headers", {"A": "\u00e9"}),
+        ("poll_headers", {"A": "secret" * 400}),
+        ("poll_headers", {f"A{number}": "" for number in range(21)}),
+        ("early_probe", "6m"),
+        ("early_probe", -1),
+        ("early_probe", "soon"),
+    ],
+)
+async def test_terms_that_cannot_be_are_refused_by_field_and_their_values_not_shown(control, client, field, value):
+    answer = await client.post("/v1/operations", json={"submit": {"url": "/x"}, field: value})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].startswith(field)
+    assert "secret" not in answer.text
+    assert control.asked == []
+
+
+async def test_an_operation_is_shown_as_it_stands(control, client):
+    operation = control.add_operation(account="azure.main")
+    operation.status, operation.polls, operation.poll_errors = "InProgress", 3, 1
+    operation.retry_after_s, operation.percent_complete = 20.0, 12.5
+    operation.next_attempt_at, operation.held_back_by = control.now() - 5, "azure.main reads"
+    operation.service_started_at, operation.service_updated_at = 1_767_225_600.0, float("inf")
+    shown = (await client.get(f"/v1/operations/{operation.spec.id}")).json()
+    # What was promised of it; more may be there.
+    promised = {
+        "id": operation.spec.id,
+        "account": "azure.main",
+        "state": "running",
+        "status": "InProgress",
+        "polls": 3,
+        "poll_errors": 1,
+        "retry_after_s": 20.0,
+        "percent_complete": 12.5,
+        "error": None,
+        "result": None,
+    }
+    assert promised.items() <= shown.items()
+    assert {"next_poll_at", "submitted_at"} <= shown.keys()
+    assert shown["limited_by"] == "azure.main reads"
+    assert shown["service_started_at"] == "2026-01-01T00:00:00Z"
+    assert shown["service_updated_at"] is None
+    control.finish(operation, JSON)
+    shown = (await client.get(f"/v1/operations/{operation.spec.id}")).json()
+    assert shown["result"].keys() == {"kind", "size", "href"}
 
 
 async def test_without_wait_a_new_operation_is_answered_with_the_first_answer_of_the_service(control, client):

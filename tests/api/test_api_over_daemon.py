@@ -23,7 +23,7 @@ RESULT = Result("json", "application/json; charset=utf-8", b'{"id":  1}')
 
 
 class Service(FakeService):
-    def prepare(self, how, request):
+    def prepare(self, how, request, terms):
         if "url" not in request:
             raise UsageError("submit.url: is missing")
         return PreparedOperation(request, request.get("first"), retry_safe=False)

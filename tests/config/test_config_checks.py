@@ -240,3 +240,28 @@ def test_attempts_are_counted_between_due_and_expiry(lock_s: float, due: float, 
 def test_whatever_may_be_set_leaves_enough_attempts_in_the_shortest_lock_of_the_service() -> None:
     slowest = RenewalPolicy(due_fraction=0.8, attempt_fraction=0.34, max_attempt_s=60, max_interval_s=540)
     assert attempts_before_expiry(slowest, timedelta(seconds=5).total_seconds()) == MIN_ATTEMPTS
+
+
+def test_a_pool_is_of_next_available_sessions_and_there_is_one_for_an_entity(config: ConfigFile) -> None:
+    pool = '[[session]]\nentity = "orders"\nsessions = 8\nidle_timeout = "30s"\n'
+    assert config.problems(MAIN + pool) == []
+    assert config.problems(MAIN + pool + '[[session]]\nentity = "orders"\n[[session]]\nentity = "other"\n') == []
+    (named,) = config.problems(MAIN + pool + 'session_id = "a"\n')
+    assert (named.key, "take session_id out, or sessions" in named.remedy) == ("session[0].sessions", True)
+    (second,) = config.problems(MAIN + pool + pool.replace("orders", "Orders"))
+    assert (second.key, "beside session[0]" in second.remedy) == ("session[1].sessions", True)
+    (idle,) = config.problems(MAIN + '[[session]]\nentity = "orders"\nidle_timeout = "30s"\n')
+    assert (idle.key, "goes with sessions" in idle.remedy) == ("session[0].idle_timeout", True)
+    for wrong in ("0", "5001", "true"):
+        assert [found.key for found in config.problems(MAIN + f'[[session]]\nentity = "o"\nsessions = {wrong}\n')] == [
+            "session[0].sessions"
+        ]
+
+
+def test_more_sessions_than_connections_may_hold_are_a_mistake(config: ConfigFile) -> None:
+    few = MAIN + "max_connections = 2\nsessions_per_connection = 10\nspread_after = 5\n"
+    pool = '[[session]]\nentity = "orders"\nsessions = 20\n'
+    assert config.problems(few + pool) == []
+    (found,) = config.problems(few + pool + '[[session]]\nentity = "orders"\nsession_id = "a"\n')
+    assert found.key == "servicebus.main.max_connections"
+    assert "room for 20 sessions, and [[session]] asks for 21" in found.remedy

@@ -55,11 +55,45 @@ def test_everything_that_is_missing_is_told_at_once() -> None:
     assert [key for key, _ in mistakes("")] == ["SharedAccessKeyName", "SharedAccessKey", "Endpoint"]
 
 
-def test_a_ready_signature_is_said_to_be_unsupported() -> None:
-    found = mistakes("Endpoint=sb://host;SharedAccessSignature=SharedAccessSignature sr=x&sig=TOPSECRET")
-    assert found == [
-        ("SharedAccessSignature", "is not supported yet: use SharedAccessKeyName and SharedAccessKey"),
-    ]
+READY = "SharedAccessSignature sr=sb%3A%2F%2Fhost%2Forders&sig=TOPSECRET%3D&se=1900000000&skn=my+rule"
+
+
+def test_a_ready_signature_says_its_policy_and_its_end() -> None:
+    parsed = ConnectionString.parse(f"Endpoint=sb://host;EntityPath=orders;SharedAccessSignature={READY}")
+    assert parsed.signature is not None
+    assert parsed.signature.get_secret_value() == READY
+    assert (parsed.key, parsed.key_name, parsed.signature_ends_at) == (None, "my rule", 1_900_000_000)
+    assert "TOPSECRET" not in repr(parsed)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "",
+        "sr=x&sig=TOPSECRET&se=1900000000&skn=n",
+        "SharedAccessSignature",
+        "SharedAccessSignature sr=x&sig=TOPSECRET&se=1900000000",
+        "SharedAccessSignature sr=&sig=TOPSECRET&se=1900000000&skn=n",
+        "SharedAccessSignature sr=x&sig=TOPSECRET&se=soon&skn=n",
+        "SharedAccessSignature sr=x&sig=TOPSECRET&se=190000000000&skn=n",
+        "SharedAccessSignature sr=x&sig=TOPSECRET&se=\u0661&skn=n",
+    ],
+)
+def test_a_ready_signature_must_be_whole(signature: str) -> None:
+    ((key, remedy),) = mistakes(f"Endpoint=sb://host;SharedAccessSignature={signature}")
+    assert key == "SharedAccessSignature"
+    assert "sr=…&sig=…&se=…&skn=…" in remedy
+    assert "TOPSECRET" not in remedy
+
+
+def test_a_ready_signature_and_a_key_do_not_go_together() -> None:
+    found = mistakes(f"{CLOUD};SharedAccessSignature={READY}")
+    assert [key for key, _ in found] == ["SharedAccessKeyName", "SharedAccessKey"]
+
+
+def test_it_is_known_whether_a_port_was_named() -> None:
+    assert not ConnectionString.parse(CLOUD).is_port_given
+    assert ConnectionString.parse(LOCAL).is_port_given
 
 
 @pytest.mark.parametrize(

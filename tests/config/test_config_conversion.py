@@ -71,6 +71,7 @@ def test_fabric_settings_become_the_policy(config: ConfigFile) -> None:
             "keep_ended = '2h'",
             "deadline = '2d'",
             "request_timeout = '30s'",
+            "fetch_timeout = '5m'",
         ]
     )
     assert config.load(text).fabric["main"].poll_policy() == PollPolicy(
@@ -81,6 +82,7 @@ def test_fabric_settings_become_the_policy(config: ConfigFile) -> None:
         retention_s=7200.0,
         deadline_s=172_800.0,
         attempt_s=30.0,
+        fetch_s=300.0,
     )
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
-from renewer.config import ConnectionString, Settings, load
+from renewer.config import AzureSettings, ConnectionString, Settings, load
+
+COMMENTED_OUT = "azure"
+"""The section that is commented out as a whole."""
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
-HEADER = re.compile(r"\[+([a-z_]+)(?:\.[a-z]+)?\]+")
+HEADER = re.compile(r"(?:# )?\[+([a-z_]+)(?:\.[a-z]+)?\]+")
 SETTING = re.compile(r"(# )?([a-z_]+) = (.+)")
 
 
@@ -52,11 +55,12 @@ def sections() -> dict[str, type[BaseModel]]:
 FIELDS = [(section, key, field) for section, model in sections().items() for key, field in model.model_fields.items()]
 
 
-def validated(field: FieldInfo, value: Any) -> Any:
+def validated(key: str, field: FieldInfo, value: Any) -> Any:
     annotation: Any = field.annotation
     for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]
-    return TypeAdapter(annotation).validate_python(value)
+    # As a field of a model: what settings around it say may matter.
+    return create_model("Alone", **{key: (annotation, ...)})(**{key: value}).__dict__[key]
 
 
 def test_the_example_loads_without_a_problem() -> None:
@@ -69,11 +73,22 @@ def test_the_example_loads_without_a_problem() -> None:
     assert settings.fabric["main"].base_url == "http://127.0.0.1:8323/v1"
 
 
+def test_what_is_commented_out_as_a_whole_loads_once_it_is_not() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    section = text.partition(f"# [{COMMENTED_OUT}.main]")[2].partition("\n# Leases")[0]
+    ours = re.compile(r"# (token|client_|tenant_|certificate_)\w* = ")
+    lines = [line[2:] for line in section.splitlines() if SETTING.fullmatch(line) and not ours.match(line)]
+    overrides = tomllib.loads(f"[{COMMENTED_OUT}.main]\n" + "\n".join(lines))
+    settings = load(EXAMPLE, environ={}, overrides=overrides)
+    left_out = {key for key in AzureSettings.model_fields if ours.match(f"# {key} = ")}
+    assert settings.azure["main"].model_fields_set == AzureSettings.model_fields.keys() - left_out
+
+
 @pytest.mark.parametrize(("section", "key", "field"), FIELDS, ids=[f"{section}.{key}" for section, key, _ in FIELDS])
 def test_the_example_shows_each_setting_with_its_true_default(section: str, key: str, field: FieldInfo) -> None:
     lines = [line for line in example_lines() if (line.section, line.key) == (section, key)]
     assert lines
-    values = [validated(field, line.value) for line in lines]
+    values = [validated(key, field, line.value) for line in lines]
     default = field.get_default(call_default_factory=True)
     if not field.is_required() and default is not None:
         assert default in values
@@ -86,9 +101,10 @@ def test_the_example_shows_nothing_that_is_not_a_setting() -> None:
 
 def test_what_is_commented_out_is_optional_or_a_default_that_the_example_replaces() -> None:
     fields = {(section, key): field for section, key, field in FIELDS}
-    replaced = {("fabric", "base_url"), ("fabric", "credential"), ("fabric", "scope")}
+    replaced = {("fabric", key) for key in ("base_url", "credential", "scope", "limits")}
+    replaced.add(("servicebus", "credential"))
     for line in example_lines():
-        if line.commented and (line.section, line.key) not in replaced:
+        if line.commented and line.section != COMMENTED_OUT and (line.section, line.key) not in replaced:
             assert fields[line.section, line.key].default is None
 
 
