@@ -14,7 +14,7 @@ import renewer
 from renewer.cli.call import Call, Format, add_command, flowing
 from renewer.cli.doctorcommand import doctor
 from renewer.cli.exitcodes import EXIT_CODES_HELP, CommandError, ExitCode
-from renewer.cli.lease import lease_app
+from renewer.cli.messages import lease_app
 from renewer.cli.op import op_app
 from renewer.errors import ConfigError, RegistryError, RenewerError, UsageError
 
@@ -241,6 +241,9 @@ def emulator(
     http: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where Fabric, and the admin API under /_emulator, listen.")
     ] = "127.0.0.1:8323",
+    websocket: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where Service Bus listens for AMQP over WebSocket, too.")
+    ] = None,
     lock_duration: Annotated[str, typer.Option(metavar="DURATION", help="How long locks last.")] = "30s",
     queue: Annotated[
         list[str] | None,
@@ -275,7 +278,7 @@ def emulator(
     """
     from renewer.cli.emulator import run_emulator
 
-    run_emulator(amqp, http, lock_duration, queue or [], token or None, log_level=log_level)
+    run_emulator(amqp, http, lock_duration, queue or [], token or None, websocket=websocket, log_level=log_level)
 
 
 app.command(help=flowing(emulator.__doc__))(emulator)

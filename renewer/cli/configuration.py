@@ -24,6 +24,7 @@ from renewer.config.layers import format_path
 from renewer.config.load import load_with_origins
 from renewer.config.problems import HIDDEN
 from renewer.config.quantities import format_duration
+from renewer.config.ratelimits import LimitSettings
 from renewer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,13 +44,18 @@ def check_config(file: Path, overrides: list[str], *, as_json: bool) -> None:
             print_json({"file": str(file), "mistakes": error.problems})
             raise typer.Exit(ExitCode.CONFIG) from None
         raise
-    counts = {"sessions": settings.session, "namespaces": settings.servicebus, "accounts": settings.fabric}
+    counts = {
+        "sessions": len(settings.session),
+        "namespaces": len(settings.servicebus),
+        "accounts": len(list(settings.accounts())),
+    }
     if as_json:
-        print_json({"file": str(file), "mistakes": [], **{name: len(items) for name, items in counts.items()}})
+        print_json({"file": str(file), "mistakes": [], **counts})
         return
     typer.echo(
-        f"{file}: no mistakes; {plural(len(settings.session), 'session')} on "
-        f"{plural(len(settings.servicebus), 'Service Bus namespace')}, {plural(len(settings.fabric), 'Fabric account')}"
+        f"{file}: no mistakes; {plural(counts['sessions'], 'session')} on "
+        f"{plural(counts['namespaces'], 'Service Bus namespace')}, {plural(len(settings.fabric), 'Fabric account')}, "
+        f"{plural(len(settings.azure), 'Azure account')}"
     )
 
 
@@ -104,6 +110,8 @@ def _plain(name: str, value: object) -> object:
         return HIDDEN
     if isinstance(value, timedelta):
         return format_duration(value)
+    if isinstance(value, LimitSettings):
+        return value.shown()
     if isinstance(value, BaseModel):
         return {key: _plain(key, getattr(value, key)) for key in type(value).model_fields}
     if isinstance(value, bool | int | float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from contextlib import closing
 
@@ -18,7 +19,14 @@ _log = structlog.get_logger("renewer.emulator")
 
 
 def run_emulator(
-    amqp: str, http: str, lock_duration: str, queues: list[str], token: str | None, *, log_level: str
+    amqp: str,
+    http: str,
+    lock_duration: str,
+    queues: list[str],
+    token: str | None,
+    *,
+    websocket: str | None = None,
+    log_level: str,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises `UsageError` for options that make no sense."""
     try:
@@ -27,13 +35,16 @@ def run_emulator(
         raise UsageError(f"--lock-duration {lock_duration}: {error}") from error
     emulator = Emulator([_queue(text) for text in queues], lock_duration_s=lock_duration_s, token=token)
     with closing(configure_logging(level=log_level)):
-        anyio.run(_serve, emulator, _address("--amqp", amqp), _address("--http", http))
+        third = None if websocket is None else _address("--websocket", websocket)
+        anyio.run(_serve, emulator, _address("--amqp", amqp), _address("--http", http), third)
 
 
-async def _serve(emulator: Emulator, amqp: tuple[str, int], http: tuple[str, int]) -> None:
+async def _serve(
+    emulator: Emulator, amqp: tuple[str, int], http: tuple[str, int], websocket: tuple[str, int] | None
+) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as tasks:
-            amqp_port, http_port = await tasks.start(emulator.run, amqp, http)
+            amqp_port, http_port = await tasks.start(functools.partial(emulator.run, amqp, http, websocket=websocket))
             _log.info("emulator ready", amqp=f"{amqp[0]}:{amqp_port}", http=f"{http[0]}:{http_port}")
             async for _ in signals:
                 break

@@ -11,6 +11,21 @@ import typer
 
 from renewer.cli.call import Call, add_command, check_id
 from renewer.cli.exitcodes import CommandError, ExitCode
+from renewer.cli.opterms import (
+    AccountOption,
+    CallbackOption,
+    DeadlineOption,
+    EarlyProbeOption,
+    FinalStateViaOption,
+    KeyOption,
+    LabelsOption,
+    PollHeaderOption,
+    PollQueryOption,
+    ProtocolOption,
+    WaitOption,
+    follow_options,
+    headers,
+)
 from renewer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,24 +57,6 @@ _STATES = (
 OperationId = Annotated[
     str, typer.Argument(metavar="OPERATION", help="The operation's id, as `renewer op ls` shows it.")
 ]
-AccountOption = Annotated[str | None, typer.Option(metavar="NAME", help="Which account, where there are several.")]
-LabelsOption = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A word of your own; repeatable.")
-]
-DeadlineOption = Annotated[
-    str | None, typer.Option(metavar="DURATION", help="Give up after this long; else as configured.")
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option(metavar="KEY", help="The same key and the same wish: the same operation, not another."),
-]
-CallbackOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where the daemon is to POST how it ended (CloudEvents).")
-]
-WaitOption = Annotated[
-    str | None,
-    typer.Option(metavar="DURATION", help="Wait until it has ended: exit code 0, 1 if it failed, 75 if not in time."),
-]
 
 
 @add_command(op_app, "submit")
@@ -74,11 +71,16 @@ def submit(
         str | None, typer.Option("--body", "-d", metavar="JSON|@FILE|-", help="The body: JSON, a file, or stdin.")
     ] = None,
     account: AccountOption = None,
-    deadline: DeadlineOption = None,
     label: LabelsOption = None,
     callback: CallbackOption = None,
     idempotency_key: KeyOption = None,
     wait: WaitOption = None,
+    protocol: ProtocolOption = None,
+    final_state_via: FinalStateViaOption = None,
+    poll_query: PollQueryOption = None,
+    poll_header: PollHeaderOption = None,
+    early_probe: EarlyProbeOption = None,
+    deadline: DeadlineOption = None,
 ) -> None:
     """Have the daemon send a request, with its own token, and follow what it starts.
 
@@ -87,18 +89,19 @@ def submit(
     from renewer.cli import words
 
     wait_s = words.optional_seconds("--wait", wait) or 0.0
+    terms = follow_options(protocol, final_state_via, poll_query, poll_header, early_probe, deadline)
     with call.client() as client:
         operation = client.submit(
             method.upper(),
             url,
-            headers=_headers(header or []),
+            headers=headers("--header", header or []),
             body=_json_body(body) if body is not None else None,
             account=account,
-            deadline=words.optional_seconds("--deadline", deadline),
             labels=words.labels(label or []),
             callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
+            **terms,
         )
     _show_begun(call, operation, waited=wait)
 
@@ -124,11 +127,16 @@ def adopt(
         str | None, typer.Option("--body", "-d", metavar="JSON|@FILE|-", help="The body that came.")
     ] = None,
     account: AccountOption = None,
-    deadline: DeadlineOption = None,
     label: LabelsOption = None,
     callback: CallbackOption = None,
     idempotency_key: KeyOption = None,
     wait: WaitOption = None,
+    protocol: ProtocolOption = None,
+    final_state_via: FinalStateViaOption = None,
+    poll_query: PollQueryOption = None,
+    poll_header: PollHeaderOption = None,
+    early_probe: EarlyProbeOption = None,
+    deadline: DeadlineOption = None,
 ) -> None:
     """Have an operation followed that you started yourself, by its first answer.
 
@@ -138,6 +146,7 @@ def adopt(
     from renewer.cli import words
 
     wait_s = words.optional_seconds("--wait", wait) or 0.0
+    terms = follow_options(protocol, final_state_via, poll_query, poll_header, early_probe, deadline)
     answer = _given_answer(file, from_, status, header or [], body)
     with call.client() as client:
         operation = client.adopt(
@@ -147,11 +156,11 @@ def adopt(
             headers=answer.headers,
             body=answer.body,
             account=account,
-            deadline=words.optional_seconds("--deadline", deadline),
             labels=words.labels(label or []),
             callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
+            **terms,
         )
     _show_begun(call, operation, waited=wait)
 
@@ -252,11 +261,11 @@ def result(
     Exit code 1 when it ended without success, 75 when it has not ended yet.
     """
     from renewer.cli.output import note
-    from renewer.client import Conflict
+    from renewer.client import Conflict, Result
 
     with call.client("op", operation_id) as client:
         try:
-            found = client.result(operation_id)
+            found = client.result(operation_id) if out is None else client.save_result(operation_id, out)
         except Conflict:
             operation = client.operation(operation_id)
             if operation.is_over:
@@ -269,16 +278,13 @@ def result(
                 f"{operation_id} is {operation.state}: wait for it with `renewer op wait {operation_id}`",
                 ExitCode.TRY_AGAIN,
             ) from None
+        except OSError as error:
+            raise CommandError(f"{out}: cannot be written: {error.strerror}", ExitCode.CANNOT_CREATE) from error
     if found.kind == "none":
         note(f"{operation_id} succeeded and has no result")
-    if out is None:
+    if isinstance(found, Result):
         sys.stdout.buffer.write(found.content)
         sys.stdout.buffer.flush()
-        return
-    try:
-        out.write_bytes(found.content)
-    except OSError as error:
-        raise CommandError(f"{out}: cannot be written: {error.strerror}", ExitCode.CANNOT_CREATE) from error
 
 
 @add_command(op_app, "cancel")
@@ -354,17 +360,7 @@ def _given_answer(
             "what was the answer? Give what `curl -si` printed, as FILE or - for stdin; or --status, --header, --body",
             ExitCode.USAGE,
         )
-    return RawAnswer(status, _headers(header), _json_body(body, strict=False) if body is not None else None)
-
-
-def _headers(given: list[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise CommandError("--header: must be NAME: VALUE, as in --header 'Accept: text/plain'", ExitCode.USAGE)
-        headers[name.strip()] = value.strip()
-    return headers
+    return RawAnswer(status, headers("--header", header), _json_body(body, strict=False) if body is not None else None)
 
 
 def _json_body(given: str, *, strict: bool = True) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 from contextlib import closing
@@ -30,6 +31,7 @@ def run_daemon(config: Path | None, overrides: list[str]) -> None:
 
     settings = read_settings()
     _allow_many_files()
+    _collect_garbage_seldom()
     with closing(configure_logging(level=settings.daemon.log_level, log_format=settings.daemon.log_format)) as sink:
         anyio.run(_serve, settings, read_settings, sink)
 
@@ -39,6 +41,17 @@ def _allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_garbage_seldom() -> None:
+    """What is here by now stays, and what comes is most often freed without a collector's help.
+
+    Left as it is, collecting takes a seventh of the time under thousands of polls a second, and a full collection holds
+    the loop for a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 async def _serve(settings: Settings, read_settings: Callable[[], Settings], sink: LogSink) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from renewer.cli.call import Call
-    from renewer.client import Status, Target
+    from renewer.client import Pool, Status, Target
 
 _LOOK_S = 0.5
 _LATE_S = 0.2
@@ -47,6 +47,7 @@ def status_details(status: Status, where: str) -> list[tuple[str, Cell | str]]:
         ("loop lag", Cell(span(lag), "warn" if lag is not None and lag > _LATE_S else "")),
         ("registry", status.registry),
         *(("target", _target(target)) for target in status.targets),
+        *(("pool", _pool(pool)) for pool in status.pools),
         *(("trouble", Cell(text, "bad")) for text in status.trouble),
     ]
 
@@ -96,6 +97,11 @@ def _counts(counts: Mapping[str, int], limit: int | None) -> str:
     total = sum(counts.values())
     parts = ", ".join(f"{count} {state}" for state, count in counts_by_weight(counts))
     return f"{total}" + (f": {parts}" if parts else "") + (f" (at most {limit})" if limit else "")
+
+
+def _pool(pool: Pool) -> str:
+    free = f"{pool.held} free, {pool.acquiring} on their way"
+    return f"{pool.name} on {pool.servicebus}: {pool.sessions} sessions, {pool.taken} taken, {free}"
 
 
 def _target(target: Target) -> str:

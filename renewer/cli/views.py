@@ -115,9 +115,12 @@ def lease_details(lease: Lease) -> list[tuple[str, Cell | str]]:
         ("epoch", str(lease.epoch) if lease.epoch else ""),
         ("renewals", str(lease.renewals) if lease.epoch else ""),
         ("margin", _margins(lease)),
+        ("sequence number", "" if lease.sequence_number is None else str(lease.sequence_number)),
+        ("settled", lease.settled or ""),
         ("losses", str(lease.losses) if lease.losses else ""),
         ("last loss", f"{loss.reason}: {loss.detail} ({ago(loss.at)})" if loss is not None else ""),
         ("last error", lease.last_error or ""),
+        ("pool", f"{lease.pool}, free" if lease.pool and lease.free else lease.pool or ""),
         ("owner", _owner(lease)),
         ("labels", labels_text(lease.labels)),
     ]
@@ -130,7 +133,7 @@ def operation_row(operation: Operation) -> Sequence[Cell | str]:
         operation.account,
         state_cell(operation.state),
         _status(operation),
-        ago(operation.next_poll_at) if operation.ended_at is None else "",
+        _next_poll(operation, wide=False),
         span(operation.elapsed_s),
         outcome_text(operation),
     ]
@@ -144,13 +147,16 @@ def operation_details(operation: Operation) -> list[tuple[str, Cell | str]]:
         ("status", operation.status or ""),
         ("account", operation.account),
         ("outcome", outcome_text(operation)),
+        ("what to do", operation.advice or ""),
         ("submitted", when(operation.submitted_at)),
         ("ended", when(operation.ended_at)),
         ("elapsed", span(operation.elapsed_s)),
-        ("next poll", ago(operation.next_poll_at) if operation.ended_at is None else ""),
+        ("next poll", _next_poll(operation)),
         ("progress", f"{operation.percent_complete:g} %" if operation.percent_complete is not None else ""),
         ("polls", _polls(operation)),
         ("last error", operation.last_poll_error or ""),
+        ("service began", when(operation.service_started_at)),
+        ("service changed", when(operation.service_updated_at)),
         ("gives up", ago(operation.deadline_at) if operation.ended_at is None else ""),
         ("labels", labels_text(operation.labels)),
     ]
@@ -259,6 +265,15 @@ def _status(operation: Operation) -> str:
     if operation.percent_complete is not None and operation.ended_at is None:
         words.append(f"{operation.percent_complete:g} %")
     return " ".join(word for word in words if word)
+
+
+def _next_poll(operation: Operation, *, wide: bool = True) -> str:
+    """When it is asked about next, or what that waits for past its time."""
+    if operation.ended_at is not None:
+        return ""
+    if operation.limited_by is None:
+        return ago(operation.next_poll_at)
+    return f"waits for the quota {operation.limited_by}, due {ago(operation.next_poll_at)}" if wide else "quota"
 
 
 def _polls(operation: Operation) -> str:

@@ -10,6 +10,7 @@ Needs httpx alone.
 
 from renewer.client.async_client import AsyncClient
 from renewer.client.async_events import AsyncEventStream
+from renewer.client.async_messages import AsyncReceivedMessage
 from renewer.client.async_session import AsyncMessageLock, AsyncSession
 from renewer.client.errors import (
     AddressError,
@@ -18,6 +19,7 @@ from renewer.client.errors import (
     LockAtRisk,
     LockError,
     LockLost,
+    MessageSettled,
     NotAllowed,
     NotFound,
     ProtocolError,
@@ -29,6 +31,7 @@ from renewer.client.errors import (
     Timeout,
     Unavailable,
 )
+from renewer.client.messages import InFlight, Message
 from renewer.client.models import (
     Event,
     Lease,
@@ -36,8 +39,10 @@ from renewer.client.models import (
     Operation,
     Owner,
     Page,
+    Pool,
     Result,
     ResultInfo,
+    SavedResult,
     Status,
     Target,
     Waited,
@@ -45,6 +50,7 @@ from renewer.client.models import (
 from renewer.client.quantities import Duration
 from renewer.client.sync_client import Client
 from renewer.client.sync_events import EventStream
+from renewer.client.sync_messages import ReceivedMessage
 from renewer.client.sync_session import MessageLock, Session
 
 __all__ = [
@@ -52,6 +58,7 @@ __all__ = [
     "AsyncClient",
     "AsyncEventStream",
     "AsyncMessageLock",
+    "AsyncReceivedMessage",
     "AsyncSession",
     "BadRequest",
     "Client",
@@ -59,23 +66,29 @@ __all__ = [
     "Duration",
     "Event",
     "EventStream",
+    "InFlight",
     "Lease",
     "LockAtRisk",
     "LockError",
     "LockLost",
     "Loss",
+    "Message",
     "MessageLock",
+    "MessageSettled",
     "NotAllowed",
     "NotFound",
     "Operation",
     "Owner",
     "Page",
+    "Pool",
     "ProtocolError",
+    "ReceivedMessage",
     "Refused",
     "RemoteFailed",
     "RenewerApiError",
     "Result",
     "ResultInfo",
+    "SavedResult",
     "ServerError",
     "Session",
     "SessionLost",

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import httpx
 
 from renewer.client.address import Address
 from renewer.client.following import Close, Open, Receive
-from renewer.client.plans import Pause, Plan, Send
+from renewer.client.plans import Pause, Plan, Save, Send
+from renewer.client.saving import PIECE, Saving
 from renewer.client.transport import (
     client_options,
     request_options,
@@ -123,6 +125,8 @@ class AsyncDriver:
         match step:
             case Send(request):
                 return await self.send(request)
+            case Save(request, into):
+                return await self.save(request, into)
             case Pause(delay_s):
                 await anyio.sleep(delay_s)
                 return None
@@ -138,6 +142,25 @@ class AsyncDriver:
         except (httpx.HTTPError, OSError) as error:
             raise unanswered(error) from error
         return Answer(response.status_code, dict(response.headers), response.content)
+
+    async def save(self, request: Request, into: Saving) -> Answer:
+        """Send one request and write the body of a success to a file. Raises `Unanswered` and `Unwritable`."""
+        timeout = request_timeout(request, self._timeout_s)
+        built = self._client.build_request(**request_options(request), timeout=timeout)
+        content = b""
+        try:
+            response = await self._client.send(built, stream=True)
+            async with contextlib.aclosing(response):
+                if response.is_success:
+                    await anyio.to_thread.run_sync(into.begin)
+                    async for piece in response.aiter_bytes(PIECE):
+                        await anyio.to_thread.run_sync(into.write, piece)
+                    await anyio.to_thread.run_sync(into.finish)
+                else:
+                    content = await response.aread()
+        except (httpx.HTTPError, OSError) as error:
+            raise unanswered(error) from error
+        return Answer(response.status_code, dict(response.headers), content)
 
     async def open(self, request: Request) -> AsyncStream:
         """Open an event stream. Raises `Unanswered`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -12,29 +12,34 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.abc
 
-from renewer.client import holding
+from renewer.client import calls, holding, plans
 from renewer.client.async_driver import AsyncDriver, AsyncWatcher, drive
-from renewer.client.calls import LeaseWish
-from renewer.client.errors import Conflict, LockLost, NotFound
-from renewer.client.holding import HEAR_S, Attach, AwaitSettled, Detach, Held
-from renewer.client.plans import Plan, Terms
-from renewer.client.watching import AtRisk, Lost, Notice, Watch
+from renewer.client.async_messages import AsyncReceivedMessage
+from renewer.client.calls import LeaseWish, Settling
+from renewer.client.errors import Conflict, LockAtRisk, LockLost, NotFound
+from renewer.client.holding import HEAR_S, LISTEN_S, NEWS_S, Attach, AwaitSettled, Detach, Held
+from renewer.client.messages import InFlight, Message, message_of
+from renewer.client.plans import Plan, Terms, exchange
+from renewer.client.quantities import Duration, seconds
+from renewer.client.watching import AtRisk, Looked, Lost, Notice, Watch
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger("renewer.client")
 
+_SOON_S: Final = 0.001
 _RELEASE_S: Final = 30.0
 
 
-class AsyncMessageLock(Held):
-    """The lock of a message, kept for the length of a block."""
+class AsyncHeldLock(Held):
+    """A lock that is ours for the length of a block."""
 
     def __init__(self, watch: Watch, driver: AsyncDriver, terms: Terms) -> None:
         super().__init__(watch, terms)
         self._driver = driver
         self._nudge: Callable[[], None] | None = None
         self._heard = anyio.Event()
+        self._looks = 0
 
     async def renew_lock(self, *, timeout: float | None = None) -> datetime | None:
         """Renew the lock now; returns until when it lasts. The daemon renews it in any case."""
@@ -57,21 +62,78 @@ class AsyncMessageLock(Held):
             return await self._driver.run(plan)
         except (Conflict, LockLost, NotFound):
             # The daemon no longer holds it; why not is the watcher's to hear and to tell.
-            await self._look(lambda: self.is_at_risk)
+            await self._look(lambda: self.is_at_risk or self.is_settled)
             self.check()
             raise
 
     async def _look(self, enough: Callable[[], bool]) -> None:
+        """Have the daemon asked how the lock stands, and wait until that is known."""
+        before = self._looks
         if self._nudge is not None:
             self._nudge()
-        with anyio.move_on_after(HEAR_S):
+        await self._hear(lambda: enough() or self._looks > before, HEAR_S)
+
+    async def _await_news(self) -> None:
+        """Wait, for a while, until the lock is no longer at risk, or lost."""
+        await self._hear(lambda: self.is_lost or not self.is_at_risk, NEWS_S)
+
+    async def _hear(self, enough: Callable[[], bool], limit_s: float) -> None:
+        with anyio.move_on_after(limit_s):
             while not enough():
-                self._heard = anyio.Event()
                 await self._heard.wait()
 
+    def _note(self, notice: Notice) -> None:
+        self._looks += isinstance(notice, Looked)
+        heard, self._heard = self._heard, anyio.Event()
+        heard.set()
 
-class AsyncSession(AsyncMessageLock):
-    """A session held for the length of a block, as Service Bus users know it."""
+
+class AsyncMessageLock(AsyncHeldLock):
+    """The lock of a message, kept for the length of a block. Once the message is settled nothing is kept any longer."""
+
+    async def complete(self) -> None:
+        """Complete the message. Raises `LockLost`, and `MessageSettled` if it was settled otherwise.
+
+        After `RemoteFailed` or `Timeout` it may be done or not, and asking again is safe.
+        """
+        await self._settle("complete")
+
+    async def abandon(self, *, properties: Mapping[str, object] | None = None) -> None:
+        """Abandon the message, so that it is delivered again; `properties` change its own."""
+        await self._settle("abandon", properties)
+
+    async def defer(self, *, properties: Mapping[str, object] | None = None) -> None:
+        """Defer the message: it is only to be had by its sequence number."""
+        await self._settle("defer", properties)
+
+    async def dead_letter(
+        self,
+        *,
+        reason: str | None = None,
+        description: str | None = None,
+        properties: Mapping[str, object] | None = None,
+    ) -> None:
+        """Move the message to the dead-letter queue."""
+        await self._settle("dead-letter", properties, reason, description)
+
+    async def _settle(
+        self,
+        how: Settling,
+        properties: Mapping[str, object] | None = None,
+        reason: str | None = None,
+        description: str | None = None,
+    ) -> None:
+        call = calls.settle(self.lease_id, how, properties=properties, reason=reason, description=description)
+        self._settled(await self._use(exchange(call, self._terms)))
+
+
+class AsyncSession(AsyncHeldLock):
+    """A session held for the length of a block, as Service Bus users know it.
+
+    Messages are received from it one after the other by iterating over it.
+    """
+
+    _is_stopped = False
 
     @property
     def session_id(self) -> str:
@@ -86,8 +148,82 @@ class AsyncSession(AsyncMessageLock):
         """Replace the state that the session carries; None clears it."""
         await self._use(holding.new_session_state(self, state, self._terms, timeout_s=timeout))
 
+    async def receive(self, max: int = 1, *, wait: Duration = 30.0) -> list[AsyncReceivedMessage]:  # noqa: A002 - the API's word
+        """The next messages, `max` (100) at most, the first of which is waited for; none if none came in that time.
 
-_Lock = TypeVar("_Lock", bound=AsyncMessageLock)
+        They are in flight until they are settled, and go back as they were when the block is left. Where the answer got
+        lost (`Unavailable`, `Timeout`), `in_flight` tells what was received all the same.
+        """
+        plan = plans.receive(self.lease_id, self._terms, count=max, wait_s=seconds("wait", wait), epoch=self.epoch)
+        return self._received(await self._use(plan))
+
+    async def receive_deferred(self, sequence_numbers: Sequence[int]) -> list[AsyncReceivedMessage]:
+        """Messages that were deferred: all of these, or none, which is a `Conflict`."""
+        return self._received(
+            await self._use(
+                exchange(calls.receive_deferred(self.lease_id, sequence_numbers, epoch=self.epoch), self._terms)
+            )
+        )
+
+    async def peek(self, max: int = 1, *, from_sequence_number: int = 0) -> list[Message]:  # noqa: A002 - the API's word
+        """Look at messages in any state, from that sequence number on, without receiving them; `max` (100) at most.
+
+        Fewer do not mean that there are no more: ask again from the last one's sequence number plus one.
+        """
+        call = calls.peek(self.lease_id, count=max, from_sequence_number=from_sequence_number, epoch=self.epoch)
+        return [message_of(shown, Message) for shown in await self._use(exchange(call, self._terms))]
+
+    async def in_flight(self) -> tuple[InFlight, ...]:
+        """What was received and is not settled, what was lost included; may be asked when the session is lost, too."""
+        return await self._driver.run(exchange(calls.in_flight(self.lease_id), self._terms))
+
+    async def messages(self, *, idle: Duration | None = None) -> AsyncIterator[AsyncReceivedMessage]:
+        """One message after the other, until `stop` is called, or none came for as long as `idle` says.
+
+        Raises `SessionLost` when the session is; while it is at risk no message is received, and that is waited out.
+        """
+        idle_s = None if idle is None else seconds("idle", idle)
+        over_at = None if idle_s is None else self._terms.clock() + idle_s
+        while not self._is_stopped:
+            left_s = LISTEN_S if over_at is None else max(0.0, over_at - self._terms.clock())
+            try:
+                received = await self.receive(wait=min(left_s, LISTEN_S))
+            except LockAtRisk:
+                await self._await_news()
+                continue
+            for message in received:
+                yield message
+            if received and idle_s is not None:
+                over_at = self._terms.clock() + idle_s
+            elif over_at is not None and over_at - self._terms.clock() < _SOON_S:
+                return
+
+    def __aiter__(self) -> AsyncIterator[AsyncReceivedMessage]:
+        """As `messages`, until `stop` is called."""
+        return self.messages()
+
+    def stop(self) -> None:
+        """End `messages`, from anywhere; it notices within some seconds, and gives what comes until then."""
+        self._is_stopped = True
+
+    def _received(self, shown: Sequence[Mapping[str, Any]]) -> list[AsyncReceivedMessage]:
+        return [message_of(document, AsyncReceivedMessage, _settle=self._settle_received) for document in shown]
+
+    async def _settle_received(
+        self,
+        handle: str,
+        how: Settling,
+        properties: Mapping[str, object] | None,
+        reason: str | None,
+        description: str | None,
+    ) -> None:
+        call = calls.settle_received(
+            self.lease_id, handle, how, properties=properties, reason=reason, description=description
+        )
+        await self._use(exchange(call, self._terms))
+
+
+_Lock = TypeVar("_Lock", bound=AsyncHeldLock)
 
 
 @asynccontextmanager
@@ -217,7 +353,7 @@ class _Keeper:
 
     async def _tell(self, notice: Notice) -> None:
         self._settled.set()
-        self.lock._heard.set()  # noqa: SLF001
+        self.lock._note(notice)  # noqa: SLF001
         if not self.was_held or self.left_lost is False:
             return
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,11 +13,13 @@ from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from renewer.client.errors import BadRequest
+from renewer.client.messages import InFlight, in_flight_of, messages_of
 from renewer.client.models import (
     Lease,
     Operation,
     Page,
     Result,
+    SavedResult,
     Status,
     Waited,
     lease_of,
@@ -25,16 +29,28 @@ from renewer.client.models import (
     waited_of,
 )
 from renewer.client.quantities import Duration, seconds
+from renewer.client.saving import Saving
 from renewer.client.wire import BINARY_TYPE, JSON_TYPE, STREAM_TYPE, Answer, Call, Request, check
 
 _Item = TypeVar("_Item")
 
+Settling = Literal["complete", "abandon", "defer", "dead-letter"]
+"""What can become of a message."""
+
 OwnerKind = Literal["none", "connection", "heartbeat", "pid"]
+FollowProtocol = Literal["auto", "operation-location", "azure-async-operation", "location", "body"]
+FinalStateVia = Literal["operation-location", "azure-async-operation", "location", "original-uri"]
 Names = str | Iterable[str]
 """One name or several."""
 
 RELEASE_S: Final = 30.0
 """How much longer than usual a release may take: the broker is asked."""
+
+SETTLE_S: Final = 15.0
+"""How much longer than usual a settlement may take: the broker is asked."""
+
+RECEIVE_S: Final = 15.0
+"""How much longer than usual it may take to receive, beside what is waited for a message: the broker is asked."""
 
 FIRST_ANSWER_S: Final = 60.0
 """How much longer than usual a registration of an operation may take: the service's first answer is waited for."""
@@ -58,13 +74,19 @@ class LeaseWish:
     owner: OwnerKind = "none"
     owner_ttl: Duration | None = None
     pid: int | None = None
+    sequence_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OperationTerms:
-    """How an operation is to be followed, whoever sends its first request."""
+    """How an operation is to be followed, whoever sends its first request. None means "as configured", or "auto"."""
 
     account: str | None = None
+    protocol: FollowProtocol | None = None
+    final_state_via: FinalStateVia | None = None
+    poll_query: Mapping[str, str] | None = field(default=None, repr=False)
+    poll_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    early_probe: Duration | None = None
     deadline: Duration | None = None
     labels: Mapping[str, str] | None = None
     callback: str | None = None
@@ -153,6 +175,7 @@ def register_lease(wish: LeaseWish, *, wait_s: float, idempotency_key: str) -> C
         session_id=wish.session_id,
         lock_token=wish.lock_token,
         locked_until_utc=_iso(wish.locked_until_utc),
+        sequence_number=wish.sequence_number,
         lock_duration=_span("lock_duration", wish.lock_duration),
         reacquire=wish.reacquire,
         max_duration=_span("max_duration", wish.max_duration),
@@ -186,29 +209,86 @@ def renew(lease_id: str, *, timeout_s: float) -> Call[Lease]:
     return Call(Request("POST", _lease(lease_id, "/renew"), _wait(timeout_s), extra_s=timeout_s), _read_lease)
 
 
+def settle(
+    lease_id: str,
+    how: Settling,
+    *,
+    properties: Mapping[str, object] | None = None,
+    reason: str | None = None,
+    description: str | None = None,
+) -> Call[Lease]:
+    """Settle the message whose lock it is. Raises `BadRequest` for what cannot be written."""
+    body = _settlement(properties, reason, description)
+    return Call(_post(_lease(lease_id, f"/{how}"), body, extra_s=SETTLE_S), _read_lease)
+
+
+def receive(lease_id: str, *, count: int, wait_s: float, epoch: int | None = None) -> Call[Sequence[Mapping[str, Any]]]:
+    """The next messages of a held session, as they came. Asked again, it gives the ones after those."""
+    params = [*_wait(wait_s), *_epoch(epoch)]
+    request = _post(_lease(lease_id, "/receive"), {"max": count}, params=params, extra_s=wait_s + RECEIVE_S)
+    return Call(request, _read_messages, repeatable=False)
+
+
+def receive_deferred(
+    lease_id: str, sequence_numbers: Sequence[int], *, epoch: int | None = None
+) -> Call[Sequence[Mapping[str, Any]]]:
+    """Deferred messages of a held session, as they came."""
+    body = {"sequence_numbers": list(sequence_numbers)}
+    request = _post(_lease(lease_id, "/receive-deferred"), body, params=_epoch(epoch), extra_s=RECEIVE_S)
+    return Call(request, _read_messages, repeatable=False)
+
+
+def peek(
+    lease_id: str, *, count: int, from_sequence_number: int, epoch: int | None = None
+) -> Call[Sequence[Mapping[str, Any]]]:
+    """Messages of a held session in any state, as they came."""
+    params = [("max", str(count)), ("from", str(from_sequence_number)), *_epoch(epoch)]
+    return Call(_get(_lease(lease_id, "/peek"), params, extra_s=RECEIVE_S), _read_messages)
+
+
+def in_flight(lease_id: str) -> Call[tuple[InFlight, ...]]:
+    """What was received over a lease and is not settled."""
+    return Call(_get(_lease(lease_id, "/messages")), lambda answer: in_flight_of(check(answer).json()))
+
+
+def settle_received(
+    lease_id: str,
+    handle: str,
+    how: Settling,
+    *,
+    properties: Mapping[str, object] | None = None,
+    reason: str | None = None,
+    description: str | None = None,
+) -> Call[None]:
+    """Settle a message that was received over a lease. Raises `BadRequest` for what cannot be written."""
+    path = _lease(lease_id, f"/messages/{_segment('message', handle, what_of='handle')}/{how}")
+    return Call(_post(path, _settlement(properties, reason, description), extra_s=SETTLE_S), _nothing)
+
+
 def heartbeat(lease_id: str) -> Call[Lease]:
     """A sign of life of the owner."""
     return Call(Request("POST", _lease(lease_id, "/heartbeat")), _read_lease)
 
 
-def get_state(lease_id: str, *, timeout_s: float = 0.0) -> Call[bytes | None]:
+def get_state(lease_id: str, *, timeout_s: float = 0.0, epoch: int | None = None) -> Call[bytes | None]:
     """The state of a held session."""
 
     def read(answer: Answer) -> bytes | None:
         return None if check(answer).status == 204 else answer.content
 
-    return Call(_get(_lease(lease_id, "/state"), extra_s=timeout_s), read)
+    return Call(_get(_lease(lease_id, "/state"), _epoch(epoch), extra_s=timeout_s), read)
 
 
-def set_state(lease_id: str, state: bytes | bytearray | str | None, *, timeout_s: float = 0.0) -> Call[None]:
+def set_state(
+    lease_id: str, state: bytes | bytearray | str | None, *, timeout_s: float = 0.0, epoch: int | None = None
+) -> Call[None]:
     """Replace or clear the state of a held session."""
-    path = _lease(lease_id, "/state")
+    path, params = _lease(lease_id, "/state"), _epoch(epoch)
     if state is None:
-        return Call(Request("DELETE", path, extra_s=timeout_s), _nothing)
+        return Call(Request("DELETE", path, params=params, extra_s=timeout_s), _nothing)
     content = state.encode() if isinstance(state, str) else bytes(state)
-    return Call(
-        Request("PUT", path, headers={"Content-Type": BINARY_TYPE}, content=content, extra_s=timeout_s), _nothing
-    )
+    headers = {"Content-Type": BINARY_TYPE}
+    return Call(Request("PUT", path, params=params, headers=headers, content=content, extra_s=timeout_s), _nothing)
 
 
 def operation(operation_id: str, *, wait_s: float = 0.0) -> Call[Operation]:
@@ -228,6 +308,11 @@ def register_operation(
     body = _without_none(
         account=terms.account,
         **{how: {name: value for name, value in request.items() if value is not None}},
+        protocol=terms.protocol,
+        final_state_via=terms.final_state_via,
+        poll_query=dict(terms.poll_query) if terms.poll_query else None,
+        poll_headers=dict(terms.poll_headers) if terms.poll_headers else None,
+        early_probe=_span("early_probe", terms.early_probe),
         deadline=_span("deadline", terms.deadline),
         labels=dict(terms.labels) if terms.labels else None,
         callback=terms.callback,
@@ -254,12 +339,18 @@ def result(operation_id: str) -> Call[Result]:
     """What an operation left behind."""
 
     def read(answer: Answer) -> Result:
-        if check(answer).status == 204:
-            return Result("none")
-        content_type = _header(answer, "content-type")
-        media = (content_type or "").partition(";")[0].strip().lower()
-        is_json = media == JSON_TYPE or media.endswith("+json")
-        return Result("json" if is_json else "bytes", content_type, answer.content)
+        kind, content_type = _kind_of_result(check(answer))
+        return Result(kind, content_type, answer.content)
+
+    return Call(_get(_operation(operation_id, "/result"), extra_s=RELEASE_S), read)
+
+
+def save_result(operation_id: str, into: Saving) -> Call[SavedResult]:
+    """What an operation left behind, its body not in the answer but in `into`."""
+
+    def read(answer: Answer) -> SavedResult:
+        kind, content_type = _kind_of_result(check(answer))
+        return SavedResult(kind, content_type, into.size)
 
     return Call(_get(_operation(operation_id, "/result"), extra_s=RELEASE_S), read)
 
@@ -292,6 +383,10 @@ def lease_events(lease_id: str, *, owner: bool) -> Request:
 
 def _read_lease(answer: Answer) -> Lease:
     return lease_of(check(answer).json())
+
+
+def _read_messages(answer: Answer) -> Sequence[Mapping[str, Any]]:
+    return messages_of(check(answer).json())
 
 
 def _read_operation(answer: Answer) -> Operation:
@@ -338,14 +433,18 @@ def _operation(operation_id: str, rest: str = "") -> str:
     return f"/v1/operations/{_segment('operation', operation_id)}{rest}"
 
 
-def _segment(what: str, any_id: str) -> str:
+def _segment(what: str, any_id: str, *, what_of: str = "id") -> str:
     if not any_id or any_id in {".", ".."}:
-        raise BadRequest(f"the id of the {what} is empty")
+        raise BadRequest(f"the {what_of} of the {what} is empty")
     return quote(any_id, safe="")
 
 
 def _wait(wait_s: float) -> list[tuple[str, str]]:
     return [("wait", f"{wait_s:.3f}")] if wait_s else []
+
+
+def _epoch(epoch: int | None) -> list[tuple[str, str]]:
+    return [("epoch", str(epoch))] if epoch else []
 
 
 def _several(name: str, values: Names) -> list[tuple[str, str]]:
@@ -364,6 +463,28 @@ def _without_none(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _settlement(
+    properties: Mapping[str, object] | None, reason: str | None, description: str | None
+) -> dict[str, object]:
+    changed = None if not properties else {name: _property(value) for name, value in properties.items()}
+    return _without_none(properties=changed, reason=reason, description=description)
+
+
+def _property(value: object) -> object:
+    """A value of an application property as the daemon reads it: JSON's own, or with the name of its AMQP type."""
+    match value:
+        case bytes() | bytearray():
+            return {"type": "binary", "value": base64.b64encode(value).decode()}
+        case uuid.UUID():
+            return {"type": "uuid", "value": str(value)}
+        case datetime():
+            if value.tzinfo is None:
+                raise BadRequest("properties: a date must have a time zone, as in datetime.now(UTC)")
+            return {"type": "timestamp", "value": value.isoformat()}
+        case _:
+            return dict(value) if isinstance(value, Mapping) else value
+
+
 def _span(name: str, value: Duration | None) -> float | None:
     return None if value is None else seconds(name, value)
 
@@ -374,6 +495,14 @@ def _iso(at: datetime | None) -> str | None:
     if at.tzinfo is None:
         raise BadRequest("locked_until_utc: must have a time zone, as in datetime.now(UTC)")
     return at.astimezone(UTC).isoformat()
+
+
+def _kind_of_result(answer: Answer) -> tuple[str, str | None]:
+    if answer.status == 204:
+        return "none", None
+    content_type = _header(answer, "content-type")
+    media = (content_type or "").partition(";")[0].strip().lower()
+    return "json" if media == JSON_TYPE or media.endswith("+json") else "bytes", content_type
 
 
 def _header(answer: Answer, name: str) -> str | None:

@@ -24,6 +24,12 @@ class RenewerApiError(Exception):
         self.status = status
         self.problem = problem
 
+    @property
+    def outcome(self) -> str | None:
+        """Where a message was to be settled: ``not_done`` if it is known that it was not, else ``unknown``."""
+        outcome = (self.problem or {}).get("outcome")
+        return outcome if isinstance(outcome, str) else None
+
 
 class AddressError(RenewerApiError, ValueError):
     """This is no address of a daemon; the message says what one looks like."""
@@ -49,6 +55,15 @@ class Conflict(RenewerApiError):
         """The lease that keeps the lock for somebody else, where that is the matter."""
         lease_id = (self.problem or {}).get("lease")
         return lease_id if isinstance(lease_id, str) else None
+
+
+class MessageSettled(Conflict):
+    """The message is settled already: `settled` says how, as far as the daemon knows."""
+
+    @property
+    def settled(self) -> str:
+        """completed, abandoned, deferred, dead-lettered, or settled elsewhere."""
+        return str((self.problem or {}).get("settled") or "settled elsewhere")
 
 
 class Refused(RenewerApiError):

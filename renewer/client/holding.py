@@ -24,6 +24,12 @@ _SLOWER: Final = 2.0
 HEAR_S: Final = 2.5
 """How long the watcher may take to hear what the daemon has to say of a lock that is in doubt."""
 
+LISTEN_S: Final = 5.0
+"""How long one request waits for the next message of an iteration, which is stopped between two of them."""
+
+NEWS_S: Final = 0.25
+"""How long news of a lock at risk are waited for before it is looked at again."""
+
 _GIVE_BACK_FOR_S: Final = 0.3
 """How long a daemon that is away is tried again at the end of a block: it lets go of the lock by itself as well."""
 
@@ -95,6 +101,11 @@ class Held:
         return self._watch.loss is not None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the message is known to be settled, so that there is nothing to keep any longer, and nothing lost."""
+        return self._watch.settled is not None
+
+    @property
     def is_at_risk(self) -> bool:
         """Whether the lock is lost or may be: do nothing now that must not be done twice."""
         return self._doubt() is not None
@@ -114,6 +125,9 @@ class Held:
     @property
     def _is_stale(self) -> bool:
         return self._watch.risk is None and self._watch.is_stale(self._terms.clock())
+
+    def _settled(self, lease: Lease) -> None:
+        self._watch.on_settled(lease)
 
     def _renewed(self, lease: Lease) -> datetime | None:
         if lease.epoch == self._watch.epoch and not self.is_lost:
@@ -195,7 +209,7 @@ def renewing(held: Held, terms: Terms, *, timeout_s: float) -> Plan[Lease]:
 
 def session_state(held: Held, terms: Terms, *, timeout_s: float | None) -> Plan[bytes | None]:
     """The state that the session carries."""
-    call = calls.get_state(held.lease.id)
+    call = calls.get_state(held.lease.id, epoch=held.epoch)
     state: bytes | None = yield from exchange(replace(call, request=_limited(call.request, timeout_s)), terms)
     return state
 
@@ -204,7 +218,7 @@ def new_session_state(
     held: Held, state: bytes | bytearray | str | None, terms: Terms, *, timeout_s: float | None
 ) -> Plan[None]:
     """Replace or clear the state that the session carries."""
-    call = calls.set_state(held.lease.id, state)
+    call = calls.set_state(held.lease.id, state, epoch=held.epoch)
     yield from exchange(replace(call, request=_limited(call.request, timeout_s)), terms)
 
 

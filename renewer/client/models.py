@@ -41,7 +41,9 @@ class Lease:
     """A lock that the daemon keeps. `remaining_s` was true when the daemon said it, and is negative when at risk.
 
     `state` is one of acquiring, held, at_risk, lost, released. `parked`: it was given back for a while, and is to be
-    held again. `epoch` counts within this lease: it starts at 1 in each new one. `document` is the daemon's answer.
+    held again. `epoch` counts within this lease: it starts at 1 in each new one. `settled` is what became of the
+    message whose lock it was, if that ended it. `pool` names the pool that its session is of; while it is `free`, no
+    worker has taken it. `document` is the daemon's answer.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Lease:
     servicebus: str = ""
     entity: str = ""
     session_id: str | None = None
+    sequence_number: int | None = None
     epoch: int = 0
     locked_until_utc: datetime | None = None
     remaining_s: float | None = None
@@ -65,6 +68,9 @@ class Lease:
     losses: int = 0
     last_loss: Loss | None = None
     last_error: str | None = None
+    settled: str | None = None
+    pool: str | None = None
+    free: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: Owner = field(default_factory=Owner)
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -94,7 +100,9 @@ class Operation:
     """A long-running operation that the daemon follows. `status` is the service's word, `state` the daemon's.
 
     `state` is one of accepted, running, fetching, succeeded, failed, canceled, expired, timed_out, unpollable,
-    rejected; `error` the service's error document.
+    rejected; `error` the service's error document, `advice` what to do about it. `limited_by` names the quota that its
+    next request waits for, past `next_poll_at`; `service_started_at` and `service_updated_at` are the service's own
+    account.
     """
 
     id: str
@@ -107,12 +115,16 @@ class Operation:
     elapsed_s: float | None = None
     deadline_at: datetime | None = None
     ended_at: datetime | None = None
+    service_started_at: datetime | None = None
+    service_updated_at: datetime | None = None
+    limited_by: str | None = None
     polls: int = 0
     poll_errors: int = 0
     last_poll_error: str | None = None
     retry_after_s: float | None = None
     percent_complete: float | None = None
     error: Mapping[str, Any] | None = None
+    advice: str | None = None
     result: ResultInfo | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -147,6 +159,15 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedResult:
+    """What an operation left behind, in a file of `size` bytes. `kind` is as for `Result`; a none is an empty file."""
+
+    kind: str
+    content_type: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened. `type` such as ``lease.lost``; `subject` the id of the lease or operation.
 
@@ -177,6 +198,18 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool of `sessions` next available sessions: `held` and `acquiring` are free, `taken` are with workers."""
+
+    name: str
+    servicebus: str = ""
+    sessions: int = 0
+    held: int = 0
+    acquiring: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The daemon as it is now: `state` is ready, draining or stopping; `trouble` says what is wrong, for people."""
 
@@ -192,6 +225,7 @@ class Status:
     registry: str = ""
     limits: Mapping[str, int] = field(default_factory=dict)
     targets: Sequence[Target] = ()
+    pools: Sequence[Pool] = ()
     trouble: Sequence[str] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -229,6 +263,7 @@ def lease_of(document: object) -> Lease:
         servicebus=read.text("servicebus") or "",
         entity=read.text("entity") or "",
         session_id=read.text("session_id"),
+        sequence_number=read.count("sequence_number"),
         epoch=read.whole("epoch"),
         locked_until_utc=read.moment("locked_until_utc"),
         remaining_s=read.number("remaining_s"),
@@ -244,6 +279,9 @@ def lease_of(document: object) -> Lease:
         if loss is None
         else Loss(loss.text("reason") or "", loss.text("detail") or "", loss.whole("epoch"), loss.moment("at")),
         last_error=read.text("last_error"),
+        settled=read.text("settled"),
+        pool=read.text("pool"),
+        free=read.document.get("free") is True,
         labels=read.texts("labels"),
         owner=Owner()
         if owner is None
@@ -272,12 +310,16 @@ def operation_of(document: object) -> Operation:
         elapsed_s=read.number("elapsed_s"),
         deadline_at=read.moment("deadline_at"),
         ended_at=read.moment("ended_at"),
+        service_started_at=read.moment("service_started_at"),
+        service_updated_at=read.moment("service_updated_at"),
+        limited_by=read.text("limited_by"),
         polls=read.whole("polls"),
         poll_errors=read.whole("poll_errors"),
         last_poll_error=read.text("last_poll_error"),
         retry_after_s=read.number("retry_after_s"),
         percent_complete=read.number("percent_complete"),
         error=None if error is None else error.document,
+        advice=read.text("advice"),
         result=None
         if result is None
         else ResultInfo(result.text("kind") or "", result.whole("size"), result.text("href")),
@@ -326,6 +368,17 @@ def status_of(document: object) -> Status:
                 target.number("clock_skew_s"),
             )
             for target in read.parts("targets")
+        ),
+        pools=tuple(
+            Pool(
+                pool.text("name") or "",
+                pool.text("servicebus") or "",
+                pool.whole("sessions"),
+                pool.whole("held"),
+                pool.whole("acquiring"),
+                pool.whole("taken"),
+            )
+            for pool in read.parts("pools")
         ),
         trouble=read.list_of_texts("trouble"),
         document=read.document,

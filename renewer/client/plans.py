@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from renewer.client import calls
 from renewer.client.address import Address
-from renewer.client.errors import Timeout
+from renewer.client.errors import NotFound, Timeout
 from renewer.client.models import Lease, Operation, Waited
+from renewer.client.saving import Saving
 from renewer.client.wire import Answer, Call, Request, Unanswered
 
 _T = TypeVar("_T")
@@ -24,6 +25,7 @@ _T = TypeVar("_T")
 WAIT_SLICE_S: Final = 60.0
 """How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
 
+_FEW: Final = 5
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 
@@ -36,13 +38,24 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Save:
+    """Send the request; the body of a success goes into `into`, from its beginning to its end, and not into the answer.
+
+    Besides `Unanswered`, `Unwritable` is thrown into the plan.
+    """
+
+    request: Request
+    into: Saving
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Do nothing for this long."""
 
     delay_s: float
 
 
-Step = Send | Pause
+Step = Send | Save | Pause
 Plan = Generator[Any, Any, _T]
 
 
@@ -55,13 +68,17 @@ class Terms:
     clock: Callable[[], float] = time.monotonic
 
 
-def exchange(call: Call[_T], terms: Terms) -> Plan[_T]:
-    """Make one call; where the daemon cannot be reached and it does no harm, make it again for a while."""
+def exchange(call: Call[_T], terms: Terms, *, into: Saving | None = None) -> Plan[_T]:
+    """Make one call; where the daemon cannot be reached and it does no harm, make it again for a while.
+
+    With `into` that is where the body of the answer goes.
+    """
+    step = Send(call.request) if into is None else Save(call.request, into)
     give_up_at = terms.clock() + terms.retry_for_s
     attempt = 0
     while True:
         try:
-            answer: Answer = yield Send(call.request)
+            answer: Answer = yield step
         except Unanswered as failure:
             delay_s = backoff_s(attempt)
             may = not failure.late and (call.repeatable or not failure.delivered)
@@ -97,6 +114,19 @@ def wait_lease(lease_id: str, until: Literal["settled", "over"], terms: Terms, *
             return lease
 
 
+def receive(
+    lease_id: str, terms: Terms, *, count: int, wait_s: float, epoch: int | None = None
+) -> Plan[Sequence[Mapping[str, Any]]]:
+    """The next messages of a held session, as they came; none if none came in that time."""
+    over_at = terms.clock() + wait_s
+    while True:
+        rest_s = max(0.0, over_at - terms.clock())
+        call = calls.receive(lease_id, count=count, wait_s=min(rest_s, WAIT_SLICE_S), epoch=epoch)
+        messages: Sequence[Mapping[str, Any]] = yield from exchange(call, terms)
+        if messages or over_at - terms.clock() < 0.001:
+            return messages
+
+
 def follow(call: Callable[[float], Call[Operation]], terms: Terms, *, wait_s: float) -> Plan[Operation]:
     """Register an operation and wait until it has ended, or the time is over."""
     over_at = terms.clock() + wait_s
@@ -128,12 +158,28 @@ def ended_operation(operation_id: str, terms: Terms, *, wait_s: float | None) ->
 
 def wait_many(ids: Sequence[str], until: Literal["all", "any"], terms: Terms, *, wait_s: float | None) -> Plan[Waited]:
     """Several operations, once all or one of them ended, or the time is over."""
+    ids = list(ids)
     over_at = None if wait_s is None else terms.clock() + wait_s
     while True:
         rest_s = WAIT_SLICE_S if over_at is None else max(0.0, over_at - terms.clock())
         waited: Waited = yield from exchange(calls.wait_operations(ids, until, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
         if waited.done or not waited.items or (over_at is not None and over_at - terms.clock() < 0.001):
             return waited
+
+
+def ended_operations(
+    ids: Sequence[str], until: Literal["all", "any"], terms: Terms, *, wait_s: float | None
+) -> Plan[tuple[Operation, ...]]:
+    """Those of several operations that have ended, once all or one of them have. Raises `Timeout` or `NotFound`."""
+    ids = list(ids)
+    # Looked at before the wait, so that nobody waits to be told of an id that there never was.
+    known = _all_known((yield from exchange(calls.wait_operations(ids, until, wait_s=0.0), terms)))
+    if not known.done:
+        known = _all_known((yield from wait_many(ids, until, terms, wait_s=wait_s)))
+    if not known.done:
+        left = [operation.id for operation in known.items if not operation.is_over]
+        raise Timeout(f"{_list(left)} did not end in {wait_s:g} s; they are followed on")
+    return tuple(operation for operation in known.items if operation.is_over)
 
 
 def backoff_s(attempt: int) -> float:
@@ -145,3 +191,14 @@ def backoff_s(attempt: int) -> float:
 def new_key() -> str:
     """An Idempotency-Key that nobody else has."""
     return uuid.uuid4().hex
+
+
+def _all_known(waited: Waited) -> Waited:
+    if waited.missing:
+        raise NotFound(f"{_list(waited.missing)}: no such operation, or not any more")
+    return waited
+
+
+def _list(ids: Sequence[str]) -> str:
+    few = ", ".join(ids[:_FEW])
+    return few if len(ids) <= _FEW else f"{few} and {len(ids) - _FEW} more"

@@ -1,28 +1,27 @@
-"""The client for code that blocks."""
+"""The client for code that blocks.
+
+Its methods stand by subject in `sync_leases`, `sync_receiving` and `sync_operations`; here are those about the
+daemon itself and what happens in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime
 from types import TracebackType
-from typing import Literal, TypeVar
 
 from renewer.client import address, calls, plans
-from renewer.client.adoption import adoption_of
-from renewer.client.calls import LeaseWish, Names, OperationTerms, OwnerKind
+from renewer.client.arguments import kept, limit_s
+from renewer.client.calls import Names
 from renewer.client.following import following, is_last, never
-from renewer.client.models import Lease, Operation, Page, Result, Status, Waited
+from renewer.client.models import Status
 from renewer.client.quantities import Duration, seconds
 from renewer.client.sync_driver import Driver
 from renewer.client.sync_events import EventStream
-from renewer.client.sync_session import MessageLock, Session, block
-from renewer.client.wire import Call
+from renewer.client.sync_leases import LeaseMethods
+from renewer.client.sync_operations import OperationMethods
+from renewer.client.sync_receiving import MessageMethods
 
-_T = TypeVar("_T")
 
-
-class Client:
+class Client(LeaseMethods, MessageMethods, OperationMethods):
     """A daemon, for code that blocks. May be used by several threads at once.
 
     `api` is ``unix:PATH``, ``tcp:HOST:PORT`` or ``http://HOST:PORT``; without it RENEWER_API says, else it is
@@ -71,251 +70,6 @@ class Client:
         """Have the daemon take no new work, or take it again; with `park` it gives every lock back as well."""
         return self._call(calls.drain(enabled=enabled, park=park))
 
-    def lease_page(
-        self,
-        *,
-        state: Names = (),
-        kind: str | None = None,
-        servicebus: str | None = None,
-        entity: str | None = None,
-        session_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        sort: Literal["registered", "remaining"] | None = None,
-        limit: int | None = None,
-        after: str | None = None,
-    ) -> Page[Lease]:
-        """One page of leases, `limit` (100) at most. Sorted by what remains, the nearest to expiry is first.
-
-        Beside the single states `state` may be ``living`` or ``ended``, here and for operations.
-        """
-        return self._call(
-            calls.leases(
-                state=state,
-                kind=kind,
-                servicebus=servicebus,
-                entity=entity,
-                session_id=session_id,
-                labels=labels,
-                sort=sort,
-                limit=limit,
-                after=after,
-            )
-        )
-
-    def leases(
-        self,
-        *,
-        state: Names = (),
-        kind: str | None = None,
-        servicebus: str | None = None,
-        entity: str | None = None,
-        session_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        page_size: int | None = None,
-    ) -> Iterator[Lease]:
-        """All leases, in the order of their registration, page after page."""
-        states = _kept(state)
-        after: str | None = None
-        while True:
-            page = self.lease_page(
-                state=states,
-                kind=kind,
-                servicebus=servicebus,
-                entity=entity,
-                session_id=session_id,
-                labels=labels,
-                limit=page_size,
-                after=after,
-            )
-            yield from page.items
-            if (after := page.next) is None:
-                return
-
-    def lease(self, lease_id: str, *, wait: Duration = 0.0, until: Literal["settled", "over"] = "settled") -> Lease:
-        """One lease; with `wait`, once it is no longer being acquired, or is over, or the time is."""
-        return self._driver.run(plans.wait_lease(lease_id, until, self._terms, wait_s=seconds("wait", wait)))
-
-    def hold(
-        self,
-        entity: str,
-        session_id: str | None = None,
-        *,
-        servicebus: str | None = None,
-        kind: Literal["session", "message"] = "session",
-        lock_token: str | None = None,
-        locked_until_utc: datetime | None = None,
-        lock_duration: Duration | None = None,
-        reacquire: bool | None = None,
-        max_duration: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        owner: OwnerKind = "none",
-        owner_ttl: Duration | None = None,
-        pid: int | None = None,
-        wait: Duration = 0.0,
-        idempotency_key: str | None = None,
-    ) -> Lease:
-        """Have a lock held until it is released; see `session` for a block of code.
-
-        A lock that is kept already is found again where it was asked for in the same way and without an owner, else it
-        is a `Conflict`. With `wait`, returns once it is known whether the lock could be had, or the time is over: look
-        at its `state`.
-        """
-        wish = LeaseWish(
-            entity,
-            session_id,
-            servicebus,
-            kind,
-            lock_token,
-            locked_until_utc,
-            lock_duration,
-            reacquire,
-            max_duration,
-            labels,
-            callback,
-            owner,
-            owner_ttl,
-            pid,
-        )
-        return self._driver.run(
-            plans.hold(
-                wish,
-                self._terms,
-                wait_s=seconds("wait", wait),
-                idempotency_key=idempotency_key,
-            )
-        )
-
-    def release(self, lease_id: str) -> None:
-        """Give a lock back; it is free when this returns. One that has ended already is no error."""
-        self._call(calls.release(lease_id))
-
-    def renew(self, lease_id: str, *, timeout: Duration = 10.0) -> Lease:
-        """Renew a lock now, without waiting for the daemon to find it due."""
-        return self._call(calls.renew(lease_id, timeout_s=seconds("timeout", timeout)))
-
-    def heartbeat(self, lease_id: str) -> Lease:
-        """Say that the owner of a lease lives."""
-        return self._call(calls.heartbeat(lease_id))
-
-    def get_state(self, lease_id: str) -> bytes | None:
-        """The state that a held session carries; None if there is none."""
-        return self._call(calls.get_state(lease_id))
-
-    def set_state(self, lease_id: str, state: bytes | bytearray | str | None) -> None:
-        """Replace the state that a held session carries; None clears it."""
-        self._call(calls.set_state(lease_id, state))
-
-    def operation_page(
-        self,
-        *,
-        state: Names = (),
-        account: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        limit: int | None = None,
-        after: str | None = None,
-    ) -> Page[Operation]:
-        """One page of operations, `limit` (100) at most."""
-        return self._call(calls.operations(state=state, account=account, labels=labels, limit=limit, after=after))
-
-    def operations(
-        self,
-        *,
-        state: Names = (),
-        account: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        page_size: int | None = None,
-    ) -> Iterator[Operation]:
-        """All operations, in the order of their registration, page after page."""
-        states = _kept(state)
-        after: str | None = None
-        while True:
-            page = self.operation_page(state=states, account=account, labels=labels, limit=page_size, after=after)
-            yield from page.items
-            if (after := page.next) is None:
-                return
-
-    def operation(self, operation_id: str, *, wait: Duration = 0.0) -> Operation:
-        """One operation; with `wait`, once it has ended or the time is over."""
-        return self._driver.run(plans.wait_operation(operation_id, self._terms, wait_s=seconds("wait", wait)))
-
-    def submit(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: object = None,
-        account: str | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration = 0.0,
-        idempotency_key: str | None = None,
-    ) -> Operation:
-        """Have the daemon send a first request, with its own token, and follow what comes of it. `body` is JSON."""
-        request = {"method": method, "url": url, "headers": dict(headers) if headers else None, "body": body}
-        terms = OperationTerms(account, deadline, labels, callback)
-        return self._follow("submit", request, terms, wait, idempotency_key)
-
-    def adopt(
-        self,
-        method: str,
-        url: str,
-        status: int,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: object = None,
-        account: str | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration = 0.0,
-        idempotency_key: str | None = None,
-    ) -> Operation:
-        """Hand over a request that was sent and its first answer; `body` is the answer's, text or JSON."""
-        request = {
-            "method": method,
-            "url": url,
-            "status": status,
-            "headers": dict(headers) if headers else None,
-            "body": body,
-        }
-        terms = OperationTerms(account, deadline, labels, callback)
-        return self._follow("adopt", request, terms, wait, idempotency_key)
-
-    def follow(
-        self,
-        response: object,
-        *,
-        account: str | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration = 0.0,
-    ) -> Operation:
-        """Hand over the first answer of a long-running operation as httpx, requests or azure-core returned it."""
-        terms = OperationTerms(account, deadline, labels, callback)
-        return self._follow("adopt", adoption_of(response), terms, wait, None)
-
-    def wait(self, operation_id: str, *, timeout: Duration | None = None) -> Operation:
-        """One operation, once it has ended, well or not. Raises `Timeout`; it is followed on then."""
-        return self._driver.run(plans.ended_operation(operation_id, self._terms, wait_s=_limit("timeout", timeout)))
-
-    def wait_many(
-        self, ids: Sequence[str], *, until: Literal["all", "any"] = "all", timeout: Duration | None = None
-    ) -> Waited:
-        """Several operations (1,000 at most), once all or one of them ended; not `done` if the time was over first."""
-        return self._driver.run(plans.wait_many(ids, until, self._terms, wait_s=_limit("timeout", timeout)))
-
-    def result(self, operation_id: str) -> Result:
-        """What an operation left behind. `Conflict` if it has not ended, or ended without."""
-        return self._call(calls.result(operation_id))
-
-    def cancel(self, operation_id: str) -> Operation:
-        """Ask the service to cancel; the operation tells in time what came of it."""
-        return self._call(calls.cancel(operation_id))
-
     def forget(self, any_id: str) -> None:
         """Drop a lease, which is released, or an operation, which is no longer followed, by its id."""
         self._call(calls.forget(any_id))
@@ -333,14 +87,14 @@ class Client:
         `types` such as ``lease.lost`` or ``lease``; `subjects` are ids. A daemon that goes away is waited for,
         `reconnect_for` at most, or for ever. ``stream.gap`` says that some were missed.
         """
-        kinds, ids = _kept(types), _kept(subjects)
+        kinds, ids = kept(types), kept(subjects)
         return EventStream(
             self._driver,
             following(
                 lambda last: calls.events(kinds, ids, last),
                 self._terms,
                 after=after,
-                reconnect_for_s=_limit("reconnect_for", reconnect_for),
+                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
                 until=never,
             ),
         )
@@ -353,113 +107,7 @@ class Client:
                 lambda _last: calls.lease_events(lease_id, owner=False),
                 self._terms,
                 after=None,
-                reconnect_for_s=_limit("reconnect_for", reconnect_for),
+                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
                 until=is_last,
             ),
         )
-
-    def session(
-        self,
-        entity: str,
-        session_id: str | None = None,
-        *,
-        servicebus: str | None = None,
-        owner: OwnerKind = "connection",
-        owner_ttl: Duration | None = None,
-        on_lost: Callable[[Session, str, str], object] | None = None,
-        on_at_risk: Callable[[Session, str], object] | None = None,
-        lock_duration: Duration | None = None,
-        reacquire: bool = False,
-        max_duration: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration | None = 60.0,
-    ) -> AbstractContextManager[Session]:
-        """Hold a session, or the next available one, for the length of a block.
-
-        A session that somebody else has is waited for, `wait` at most (None: for ever), then it is a `Timeout`; one
-        that cannot be had at all is `SessionLost` at once. When the lock is lost, `on_lost(session, reason, detail)` is
-        called once, in a thread of its own; the next use of the session raises `SessionLost`, and so does leaving the
-        block. When the lock may be gone, also because the daemon is, `on_at_risk(session, detail)` is called, and every
-        use raises `LockAtRisk` until it has recovered. Leaving the block gives the session back.
-        """
-        wish = LeaseWish(
-            entity,
-            session_id,
-            servicebus,
-            lock_duration=lock_duration,
-            reacquire=reacquire,
-            max_duration=max_duration,
-            labels=labels,
-            callback=callback,
-            owner=owner,
-            owner_ttl=owner_ttl,
-        )
-        return block(self._driver, self._terms, wish, _limit("wait", wait), Session, on_lost, on_at_risk)
-
-    def message_lock(
-        self,
-        entity: str,
-        lock_token: str,
-        *,
-        locked_until_utc: datetime | None = None,
-        servicebus: str | None = None,
-        owner: OwnerKind = "connection",
-        owner_ttl: Duration | None = None,
-        on_lost: Callable[[MessageLock, str, str], object] | None = None,
-        on_at_risk: Callable[[MessageLock, str], object] | None = None,
-        lock_duration: Duration | None = None,
-        max_duration: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration | None = 60.0,
-    ) -> AbstractContextManager[MessageLock]:
-        """Keep the lock of a peek-locked message for the length of a block; settle the message inside it.
-
-        Everything else is as for `session`, but that a loss raises `LockLost`, and that the lock is as good as ever
-        while the daemon is away, until its time is over.
-        """
-        wish = LeaseWish(
-            entity,
-            None,
-            servicebus,
-            "message",
-            lock_token,
-            locked_until_utc,
-            lock_duration,
-            False,
-            max_duration,
-            labels,
-            callback,
-            owner,
-            owner_ttl,
-        )
-        return block(self._driver, self._terms, wish, _limit("wait", wait), MessageLock, on_lost, on_at_risk)
-
-    def _call(self, call: Call[_T]) -> _T:
-        return self._driver.run(plans.exchange(call, self._terms))
-
-    def _follow(
-        self,
-        how: Literal["submit", "adopt"],
-        request: Mapping[str, object],
-        terms: OperationTerms,
-        wait: Duration,
-        idempotency_key: str | None,
-    ) -> Operation:
-        key = plans.new_key() if idempotency_key is None else idempotency_key
-        return self._driver.run(
-            plans.follow(
-                lambda wait_s: calls.register_operation(how, request, terms, wait_s=wait_s, idempotency_key=key),
-                self._terms,
-                wait_s=seconds("wait", wait),
-            )
-        )
-
-
-def _kept(names: Names) -> Names:
-    return names if isinstance(names, str) else tuple(names)
-
-
-def _limit(name: str, span: Duration | None) -> float | None:
-    return None if span is None else seconds(name, span)

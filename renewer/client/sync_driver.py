@@ -14,7 +14,8 @@ import httpx
 
 from renewer.client.address import Address
 from renewer.client.following import Close, Open, Receive
-from renewer.client.plans import Pause, Plan, Send
+from renewer.client.plans import Pause, Plan, Save, Send
+from renewer.client.saving import PIECE, Saving
 from renewer.client.transport import (
     client_options,
     request_options,
@@ -107,6 +108,8 @@ class Driver:
         match step:
             case Send(request):
                 return self.send(request)
+            case Save(request, into):
+                return self.save(request, into)
             case Pause(delay_s):
                 time.sleep(delay_s)
                 return None
@@ -122,6 +125,25 @@ class Driver:
         except (httpx.HTTPError, OSError) as error:
             raise unanswered(error) from error
         return Answer(response.status_code, dict(response.headers), response.content)
+
+    def save(self, request: Request, into: Saving) -> Answer:
+        """Send one request and write the body of a success to a file. Raises `Unanswered` and `Unwritable`."""
+        timeout = request_timeout(request, self._timeout_s)
+        built = self._client.build_request(**request_options(request), timeout=timeout)
+        content = b""
+        try:
+            response = self._client.send(built, stream=True)
+            with contextlib.closing(response):
+                if response.is_success:
+                    into.begin()
+                    for piece in response.iter_bytes(PIECE):
+                        into.write(piece)
+                    into.finish()
+                else:
+                    content = response.read()
+        except (httpx.HTTPError, OSError) as error:
+            raise unanswered(error) from error
+        return Answer(response.status_code, dict(response.headers), content)
 
     def open(self, request: Request) -> Stream:
         """Open an event stream. Raises `Unanswered`."""

@@ -4,7 +4,7 @@
 keeps it informed. Rules:
 
 1. The lock is ours from the first time that the daemon shows it as held, and for that epoch alone.
-2. A loss is told once. After it nothing is.
+2. A loss is told once. After it nothing is. A message that is settled, by whomever, is no loss: nothing is told.
 3. A daemon that cannot be reached is asked again until the lock's time is over; then the lock counts as lost
    (``daemon_gone``). Meanwhile a session is at risk, and that from the moment that the stream breaks: its lock belongs
    to the daemon's link, which may have ended with it. A message's lock outlives the daemon.
@@ -86,10 +86,11 @@ class Watch:
         self.over_at: float | None = None
         self.loss: Lost | None = None
         self.risk: AtRisk | None = None
+        self.settled: str | None = None
 
     def has_ended(self) -> bool:
         """Whether nothing more will be told."""
-        return self.loss is not None
+        return self.loss is not None or self.settled is not None
 
     @property
     def is_settled(self) -> bool:
@@ -107,9 +108,11 @@ class Watch:
         return kind(message, reason=loss.reason, detail=loss.detail)
 
     def doubt(self, now: float) -> LockError | None:
-        """Why the lock cannot be relied on; None if it can."""
+        """Why the lock cannot be relied on; None if it can, or need not be."""
         if self.loss is not None:
             return self.error()
+        if self.settled is not None:
+            return None
         if self.risk is not None:
             detail = self.risk.detail
         elif self.is_stale(now):
@@ -121,7 +124,7 @@ class Watch:
 
     def is_stale(self, now: float) -> bool:
         """Whether what is known of the lock is too old to go by."""
-        return self.loss is None and self.over_at is not None and now >= self.over_at
+        return not self.has_ended() and self.over_at is not None and now >= self.over_at
 
     @property
     def what(self) -> str:
@@ -132,7 +135,7 @@ class Watch:
 
     def on_lease(self, lease: Lease, now: float) -> list[Notice]:
         """The daemon showed the lease; `now` is when it was asked."""
-        if self.loss is not None:
+        if self.has_ended():
             return []
         if self.epoch is None:
             if not lease.is_held:
@@ -141,6 +144,8 @@ class Watch:
             self.epoch = lease.epoch
             self._take(lease, now)
             return [Acquired()]
+        if lease.settled is not None:
+            return self.on_settled(lease)
         if lease.epoch != self.epoch or not lease.is_held:
             return self._lose(lease)
         self._take(lease, now)
@@ -151,7 +156,7 @@ class Watch:
         if event.type == "snapshot":
             return self.on_lease(event.lease, now)
         epoch = event.data.get("epoch")
-        if self.loss is not None or (isinstance(epoch, int) and self.epoch is not None and epoch < self.epoch):
+        if self.has_ended() or (isinstance(epoch, int) and self.epoch is not None and epoch < self.epoch):
             return []
         detail = str(event.data.get("detail") or event.data.get("failure") or "")
         match event.type:
@@ -164,14 +169,24 @@ class Watch:
                 return self._lost(str(event.data.get("reason") or "lost"), detail)
             case "lease.parked" if self.epoch is not None:
                 return self._lost("parked", detail or _PARKED)
+            case "lease.released" if self.epoch is not None and event.data.get("settled") is not None:
+                return self.on_settled(replace(self.lease, state="released", settled=str(event.data["settled"])))
             case "lease.released" | "lease.forgotten":
                 return self._lost(event.type.partition(".")[2], detail or "somebody else asked the daemon to let it go")
             case _:
                 return []
 
+    def on_settled(self, lease: Lease) -> list[Notice]:
+        """The message is settled, and its lock over by that: nothing is lost."""
+        if not self.has_ended():
+            self.lease = lease
+            self.settled = lease.settled or "settled elsewhere"
+            self.risk = None
+        return []
+
     def wants_look(self, event: Event) -> bool:
         """Whether the event says less than must be known."""
-        return self.loss is None and event.type in {"lease.acquired", "lease.reacquired", "lease.restored"}
+        return not self.has_ended() and event.type in {"lease.acquired", "lease.reacquired", "lease.restored"}
 
     def on_unknown(self) -> list[Notice]:
         """The daemon does not know the lease."""
@@ -179,7 +194,7 @@ class Watch:
 
     def on_unreachable(self, detail: str, now: float) -> list[Notice]:
         """The daemon could not be asked."""
-        if self.epoch is None or self.loss is not None:
+        if self.epoch is None or self.has_ended():
             return []
         if self.over_at is None or now >= self.over_at:
             return self._lost("daemon_gone", detail)
@@ -187,7 +202,7 @@ class Watch:
 
     def on_broken(self, detail: str) -> list[Notice]:
         """The daemon's stream is at an end, and nothing was said of the lock."""
-        if self.epoch is None or self.loss is not None or self.lease.kind != "session":
+        if self.epoch is None or self.has_ended() or self.lease.kind != "session":
             return []
         return self._risk(detail)
 
@@ -232,6 +247,8 @@ class Watch:
         last = lease.last_loss
         if last is not None and (self.epoch is None or last.epoch >= self.epoch):
             notices = self._lost(last.reason, last.detail)
+        elif lease.settled is not None:
+            notices = self._lost("settled", "somebody else settled the message")
         elif lease.state == "released":
             notices = self._lost("released", "somebody else asked the daemon to let it go")
         elif lease.parked:
@@ -244,7 +261,7 @@ class Watch:
         return notices
 
     def _lost(self, reason: str, detail: str) -> list[Notice]:
-        if self.loss is not None:
+        if self.has_ended():
             return []
         self.loss = Lost(reason, detail)
         return [self.loss]

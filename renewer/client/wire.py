@@ -14,6 +14,7 @@ from renewer.client.errors import (
     BadRequest,
     Conflict,
     LockLost,
+    MessageSettled,
     NotAllowed,
     NotFound,
     ProtocolError,
@@ -121,6 +122,8 @@ def error_of(answer: Answer) -> RenewerApiError:
     if problem.get("state") == "lost" and status == 409:
         reason = str(problem.get("reason") or "lost")
         return LockLost(message, reason=reason, detail=message, status=status, problem=problem)
+    if problem.get("state") == "settled" and status == 409:
+        return MessageSettled(message, status=status, problem=problem)
     if not problem and (300 <= status < 400 or status == 404):
         return ProtocolError(f"what answered is not a renewer of this version (HTTP {status})", status=status)
     kinds: dict[int, type[RenewerApiError]] = {

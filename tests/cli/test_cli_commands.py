@@ -190,6 +190,64 @@ def test_an_operation_is_submitted_waited_for_and_read(run: Run, daemon: StandIn
     assert run("op", "get", "op-1").code == ExitCode.NOT_FOUND
 
 
+def test_how_an_operation_is_to_be_followed_is_told_to_the_daemon(run: Run, daemon: StandIn) -> None:
+    terms = (
+        *("--protocol", "azure-async-operation", "--final-state-via", "location", "--poll-query", "api-version=1"),
+        *("--poll-query", "a=b=c", "--poll-header", "X-A: b: c", "--poll-header", "X-B:", "--early-probe", "2s"),
+    )
+    told = {
+        "protocol": "azure-async-operation",
+        "final_state_via": "location",
+        "poll_query": {"api-version": "1", "a": "b=c"},
+        "poll_headers": {"X-A": "b: c", "X-B": ""},
+        "early_probe": 2.0,
+        "deadline": 60.0,
+    }
+    assert run("op", "submit", "PUT", "/x", *terms, "--deadline", "1m").code == 0
+    assert told.items() <= asked(daemon, "POST", "/v1/operations").json.items()
+    assert run("op", "adopt", "--url", "/x", "--status", "202", *terms, "--deadline", "1m").code == 0
+    assert told.items() <= asked(daemon, "POST", "/v1/operations").json.items()
+    assert run("op", "submit", "PUT", "/x", "--early-probe", "off").code == 0
+    assert asked(daemon, "POST", "/v1/operations").json["early_probe"] == 0
+    assert run("op", "submit", "PUT", "/x").code == 0
+    assert asked(daemon, "POST", "/v1/operations").json.keys() == {"submit"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--protocol", "polling"), ("--protocol polling", "azure-async-operation")),
+        (("--final-state-via", "Location"), ("--final-state-via Location", "original-uri")),
+        (("--poll-query", "secret"), ("--poll-query", "NAME=VALUE")),
+        (("--poll-header", "secret"), ("--poll-header", "NAME: VALUE")),
+        (("--early-probe", "soon"), ("--early-probe soon", "duration")),
+    ],
+)
+def test_terms_that_make_no_sense_are_wrong_usage(
+    run: Run, daemon: StandIn, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    answer = run("op", "submit", "PUT", "/x", *given)
+    assert answer.code == ExitCode.USAGE
+    assert all(word in answer.err for word in words)
+    assert "secret" not in answer.err
+    assert not daemon.seen
+
+
+def test_an_operation_shows_what_its_service_tells_and_what_it_waits_for(run: Run, daemon: StandIn) -> None:
+    daemon.add_operation(
+        "op-1",
+        service_started_at="2026-01-01T00:00:00Z",
+        limited_by="fabric.main jobs",
+        next_poll_at="2026-01-01T00:00:00Z",
+    )
+    shown = " ".join(run("op", "get", "op-1").out.split())
+    assert "2026-01-01 00:00:00Z" in shown
+    assert "waits for the quota fabric.main jobs" in shown
+    assert "quota" in run("op", "ls").out
+    daemon.add_operation("op-2", limited_by="fabric.main jobs", ended_at="2026-01-01T00:00:00Z")
+    assert "quota" not in run("op", "get", "op-2").out
+
+
 def test_an_operation_that_failed_is_1_for_whoever_waits(run: Run, daemon: StandIn) -> None:
     daemon.add_operation("op-1", state="failed", error={"errorCode": "Broken", "message": "it broke"})
     daemon.add_operation("op-2", state="succeeded")

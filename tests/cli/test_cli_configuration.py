@@ -74,3 +74,14 @@ def test_where_workers_find_the_daemon_is_no_setting_of_its_own(
     monkeypatch.setenv("RENEWER_API", "unix:/run/renewer/renewer.sock")
     monkeypatch.setenv("RENEWER_API_KEY", "k")
     assert run("config", "check", config).code == 0
+
+
+def test_accounts_of_both_kinds_are_counted_and_shown_with_their_limits(run: Run, config: str) -> None:
+    path = Path(config)
+    path.write_text(path.read_text() + "[azure.main]\nlimits = { reads = '60/60s' }\nallow_hosts = ['*.a.b.c']\n")
+    assert "1 Fabric account, 1 Azure account" in run("config", "check", config).out
+    assert run("config", "check", config, "-o", "json").json["accounts"] == 2
+    document = tomllib.loads(run("config", "show", config).out)
+    assert document["azure"]["main"]["limits"] == {"reads": "60/1m", "writes": "off", "deletes": "off"}
+    assert document["azure"]["main"]["allow_hosts"] == ["*.a.b.c"]
+    assert document["fabric"]["other"]["limits"]["jobs"] == "200/1m"

@@ -59,6 +59,9 @@ class StandIn:
     log: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     owners: dict[str, int] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    flying: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settled: list[tuple[str, str, Any]] = field(default_factory=list)
     draining: bool = False
     _readers: list[tuple[str | None, asyncio.Queue[tuple[str, dict[str, Any]] | None]]] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -176,6 +179,18 @@ class StandIn:
             Route("/v1/leases/{id}", self._lease),
             Route("/v1/leases/{id}", self._release, methods=["DELETE"]),
             Route("/v1/leases/{id}/renew", self._renew, methods=["POST"]),
+            *(
+                Route(f"/v1/leases/{{id}}/{how}", self._settle, methods=["POST"])
+                for how in ("complete", "abandon", "defer", "dead-letter")
+            ),
+            *(
+                Route(f"/v1/leases/{{id}}/messages/{{handle}}/{how}", self._settle_received, methods=["POST"])
+                for how in ("complete", "abandon", "defer", "dead-letter")
+            ),
+            Route("/v1/leases/{id}/messages", self._in_flight),
+            Route("/v1/leases/{id}/receive", self._receive, methods=["POST"]),
+            Route("/v1/leases/{id}/receive-deferred", self._receive_deferred, methods=["POST"]),
+            Route("/v1/leases/{id}/peek", self._peek),
             Route("/v1/leases/{id}/heartbeat", self._heartbeat, methods=["POST"]),
             Route("/v1/leases/{id}/state", self._state, methods=["GET", "PUT", "DELETE"]),
             Route("/v1/leases/{id}/events", self._lease_events),
@@ -356,6 +371,64 @@ class StandIn:
             return problem(409, "the lease is lost", extra={"state": "lost", "reason": "expired"})
         lease |= self._lock()
         return JSONResponse(lease)
+
+    async def _settle(self, request: Request) -> Response:
+        lease_id, _, how = request.path_params["id"], *request.url.path.rpartition("/")[1:]
+        lease = self.leases[lease_id]
+        settled = {"complete": "completed", "abandon": "abandoned", "defer": "deferred", "dead-letter": "dead-lettered"}
+        if lease["state"] == "lost":
+            return problem(409, "the lock is lost", extra={"state": "lost", "reason": "expired"})
+        if lease.get("settled") not in (None, settled[how]):
+            return problem(409, "it is settled", extra={"state": "settled", "settled": lease["settled"]})
+        if lease["state"] != "released":
+            lease["settled"] = settled[how]
+            self._tell(lease_id, "lease.released", {"settled": settled[how]})
+        return JSONResponse(lease)
+
+    def bring(self, *messages: dict[str, Any]) -> None:
+        """Let messages be there for whoever receives."""
+
+        def add() -> None:
+            self.messages += messages
+            self._notify()
+
+        self.do(add)
+
+    async def _receive(self, request: Request) -> Response:
+        lease = self.leases[request.path_params["id"]]
+        await self._wait(request, lambda: bool(self.messages) or lease["state"] != "held")
+        if lease["state"] == "lost":
+            return problem(409, "the session is lost", extra={"state": "lost", "reason": "expired"})
+        if lease["state"] != "held":
+            return problem(409, f"the lease is {lease['state']}", extra={"state": lease["state"]})
+        return self._took((await request.json())["max"])
+
+    async def _receive_deferred(self, request: Request) -> Response:
+        if len(self.messages) < len((await request.json())["sequence_numbers"]):
+            return problem(409, "not all of these are there")
+        return self._took(len((await request.json())["sequence_numbers"]))
+
+    def _took(self, count: int) -> Response:
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        self.flying |= {message["handle"]: message for message in taken}
+        return JSONResponse({"messages": taken})
+
+    async def _peek(self, request: Request) -> Response:
+        count = int(request.query_params.get("max", 1))
+        return JSONResponse({"messages": [message | {"handle": None} for message in self.messages[:count]]})
+
+    async def _in_flight(self, _request: Request) -> Response:
+        flying = [{"handle": handle, "sequence_number": 1, "is_lost": False} for handle in self.flying]
+        return JSONResponse({"messages": flying})
+
+    async def _settle_received(self, request: Request) -> Response:
+        handle, how = request.path_params["handle"], request.url.path.rpartition("/")[2]
+        if self.leases[request.path_params["id"]]["state"] == "lost":
+            return problem(409, "it will be delivered again", extra={"state": "lost", "reason": "expired"})
+        if self.flying.pop(handle, None) is None:
+            return problem(404, "no message has this handle")
+        self.settled.append((handle, how, json.loads(await request.body() or b"null")))
+        return Response(status_code=204)
 
     async def _heartbeat(self, request: Request) -> Response:
         lease = self.leases[request.path_params["id"]]

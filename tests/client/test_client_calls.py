@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from datetime import UTC
+from datetime import UTC, datetime
+from typing import get_args
 
 import anyio
 import httpx
 import pytest
 from anyio import to_thread
 
+from renewer import ports
 from renewer.client import (
     AsyncClient,
     BadRequest,
@@ -19,6 +21,7 @@ from renewer.client import (
     NotFound,
     Refused,
     Timeout,
+    calls,
 )
 
 LIMIT_S = 20
@@ -183,6 +186,68 @@ def test_several_operations_are_waited_for(standin, client):
     assert [operation.state for operation in client.operations(page_size=1)] == ["canceled", "failed"]
 
 
+def test_all_or_any_of_several_operations_are_waited_for_to_their_end(standin, client):
+    for name in ("op-1", "op-2", "op-3"):
+        standin.add_operation(name)
+    with pytest.raises(Timeout, match=r"op-1, op-2 did not end in 0\.1 s; they are followed on"):
+        client.wait_any(["op-1", "op-2"], timeout=0.1)
+    standin.end_operation("op-2", "failed")
+    assert [operation.id for operation in client.wait_any(iter(["op-1", "op-2", "op-3"]))] == ["op-2"]
+    with pytest.raises(Timeout, match="op-1, op-3 did not end"):
+        client.wait_all(["op-1", "op-2", "op-3"], timeout="100ms")
+    standin.end_operation("op-1")
+    standin.end_operation("op-3", "canceled")
+    ended = client.wait_all(["op-3", "op-1", "op-2"])
+    assert [(operation.id, operation.state) for operation in ended] == [
+        ("op-3", "canceled"),
+        ("op-1", "succeeded"),
+        ("op-2", "failed"),
+    ]
+
+
+def test_who_waits_for_an_operation_that_there_is_not_is_told_at_once(standin, client):
+    standin.add_operation("op-1")
+    for wait in (client.wait_all, client.wait_any):
+        with pytest.raises(NotFound, match=r"op-8, op-9: no such operation"):
+            wait(["op-1", "op-8", "op-9"])
+    with pytest.raises(NotFound, match=r"op-9 and 3 more"):
+        client.wait_all([f"op-{number}" for number in range(5, 13)])
+
+
+def test_how_an_operation_is_to_be_followed_is_told_to_the_daemon(standin, client):
+    terms = {
+        "protocol": "location",
+        "final_state_via": "original-uri",
+        "poll_query": {"api-version": "1"},
+        "poll_headers": {"X-A": "b"},
+    }
+    client.submit("PUT", "/x", **terms, early_probe="2s")
+    client.adopt("PUT", "/x", 202, **terms, early_probe=0)
+    client.follow(httpx.Response(202, request=httpx.Request("PUT", "https://h/x")), **terms)
+    told = [seen.json for seen in standin.seen]
+    assert all(terms.items() <= document.items() for document in told)
+    assert [document.get("early_probe") for document in told] == [2.0, 0.0, None]
+    client.submit("PUT", "/x", poll_query={}, poll_headers={})
+    assert standin.seen[-1].json.keys() == {"submit"}
+
+
+def test_the_words_for_following_are_those_of_the_daemon():
+    assert get_args(calls.FollowProtocol) == get_args(ports.FollowProtocol)
+    assert get_args(calls.FinalStateVia) == get_args(ports.FinalStateVia)
+
+
+def test_what_the_service_tells_of_an_operation_is_read(standin, client):
+    standin.add_operation(
+        "op-1",
+        service_started_at="2026-01-01T00:00:00Z",
+        service_updated_at=None,
+        limited_by="fabric.main jobs",
+    )
+    operation = client.operation("op-1")
+    assert operation.service_started_at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert (operation.service_updated_at, operation.limited_by) == (None, "fabric.main jobs")
+
+
 def test_an_answer_that_was_received_is_handed_over(standin, client):
     request = httpx.Request("POST", "https://api.fabric.microsoft.com/v1/x")
     response = httpx.Response(202, headers={"Location": "https://x/y", "Retry-After": "20"}, request=request)
@@ -239,6 +304,8 @@ async def test_the_async_client_makes_the_same_calls(standin):
             assert not (await client.wait_many(["op-1"], timeout=0.1)).done
             await to_thread.run_sync(standin.end_operation, "op-1")
             assert (await client.wait("op-1")).succeeded
+            assert [operation.id for operation in await client.wait_all(["op-1"])] == ["op-1"]
+            assert [operation.id for operation in await client.wait_any(["op-2", "op-1"])] == ["op-1"]
             assert (await client.operation("op-1")).succeeded
             assert (await client.result("op-1")).kind == "none"
             assert (await client.cancel("op-2")).state == "canceled"
@@ -251,8 +318,9 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters():
     def surface(kind):
         return {
             name: [(p.name, p.kind, p.default) for p in inspect.signature(member).parameters.values()]
-            for name, member in vars(kind).items()
-            if inspect.isfunction(member) and not name.startswith("_") and name not in {"close", "aclose"}
+            for name, member in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_") and name not in {"close", "aclose"}
         }
 
     assert surface(Client) == surface(AsyncClient)
+    assert {"hold", "settle", "submit", "drain"} <= surface(Client).keys()

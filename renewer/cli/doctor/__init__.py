@@ -68,8 +68,8 @@ async def examine(config: Path | None, settings: Settings, progress: Progress | 
     plan("metrics", functools.partial(_examine_metrics, settings=settings))
     for name in settings.servicebus:
         plan(f"servicebus.{name}", functools.partial(examine_namespace, name=name, settings=settings, clock=clock))
-    for name, section in settings.fabric.items():
-        plan(f"fabric.{name}", functools.partial(examine_account, name=name, section=section, clock=clock))
+    for name, section in settings.accounts():
+        plan(name, functools.partial(examine_account, name=name, section=section, clock=clock))
     progress.examinations = [examination for examination, _ in parts]
     async with anyio.create_task_group() as tasks:
         for examination, work in parts:
@@ -147,7 +147,7 @@ def _described(config: Path | None, settings: Settings) -> str:
     where = "defaults and environment, no file" if config is None else str(config)
     return (
         f"{where}: no mistakes; sessions: {len(settings.session)}, Service Bus namespaces: {len(settings.servicebus)}, "
-        f"Fabric accounts: {len(settings.fabric)}"
+        f"Fabric accounts: {len(settings.fabric)}, Azure accounts: {len(settings.azure)}"
     )
 
 

@@ -24,6 +24,9 @@ BASE_MEMORY: Final = 128 * 1024**2
 LEASE_MEMORY: Final = 16 * 1024
 """Measured: 5,000 sessions on one connection took 33 MiB, half of it for what is known of each; twice that is safe."""
 
+REQUEST_MEMORY: Final = 1024**2
+"""The largest answer about an operation that is read into memory; results go to disk as they arrive."""
+
 _TIME_ERROR: Final = 5
 """What adjtimex(2) returns while the clock is not synchronised."""
 
@@ -54,23 +57,23 @@ def files_needed(settings: Settings) -> int:
     brokers = sum(
         max(2, math.ceil(leases / section.sessions_per_connection)) for section in settings.servicebus.values()
     )
-    return BASE_FILES + brokers + sum(section.concurrency for section in settings.fabric.values())
+    return BASE_FILES + brokers + sum(section.concurrency for _, section in settings.accounts())
 
 
 def examine_memory(
     settings: Settings, pid: int | None, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> Outcome[None]:
-    """Whether the control group leaves enough memory for as many leases as are allowed, and for the largest result."""
+    """Whether the control group leaves enough memory for as many leases, and requests at once, as are allowed."""
     whose, process = _whose(pid)
     limit = _memory_limit(proc / process / "cgroup", cgroups)
     if limit is None:
         return ok(f"no limit {whose}")
-    results = max((section.max_result for section in settings.fabric.values()), default=0)
-    needed = BASE_MEMORY + settings.api.max_leases * LEASE_MEMORY + results
+    requests = sum(section.concurrency for _, section in settings.accounts())
+    needed = BASE_MEMORY + settings.api.max_leases * LEASE_MEMORY + requests * REQUEST_MEMORY
     seen = f"{limit // 1024**2} MiB allowed {whose}, about {needed // 1024**2} MiB needed at most"
     if limit >= needed:
         return ok(seen)
-    return warn(seen, "raise the memory limit, or lower api.max_leases or max_result in [fabric.NAME]")
+    return warn(seen, "raise the memory limit, or lower api.max_leases, or concurrency of the accounts")
 
 
 def examine_clock() -> Outcome[None]:
