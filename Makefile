@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 600
+JUDGES := $(VENV)/judges
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check imports fmt unit cover soak kill bench bench-quick openapi constraints clean
+.PHONY: help demo dev test check imports fmt unit cover soak kill judges bench bench-operations bench-quick openapi \
+	constraints clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## from nothing: environment, install, the daemon at work against the emulator
 	$(BIN)/renewer demo $(ARGS)
@@ -39,6 +41,12 @@ soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
 
 kill: $(VENV)/.dev ## the daemon killed -9 at random moments, 200 times; six minutes
 	RENEWER_KILLS=$${RENEWER_KILLS:-200} $(BIN)/python -m pytest tests/killing tests/registry/test_sqlite_kill.py -s
+
+judges: $(JUDGES)/.done ## the daemon against public LRO servers, recordings and odd Retry-Afters; needs node 20 and npm
+	$(BIN)/python -m pytest tests/judges -s
+
+bench-operations: $(VENV)/.dev ## how punctually 2,000 operations are polled, beside azure-core; two minutes
+	$(BIN)/python -m benchmarks.operations
 
 bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios; two minutes
 	$(BIN)/python -m benchmarks
@@ -75,4 +83,12 @@ $(VENV)/.run: $(VENV)/.pip pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "installing everything for development into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	@touch $@
+
+$(JUDGES)/.done: $(VENV)/.dev
+	@echo "installing the servers that judge into $(JUDGES)"
+	mkdir -p $(JUDGES)
+	npm install --prefix $(JUDGES) --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+		@microsoft.azure/autorest.testserver@3.3.51 \
+		@azure-tools/azure-http-specs@0.1.0-alpha.38-dev.2 @typespec/spector@0.1.0-alpha.24-dev.2
 	@touch $@

@@ -1,4 +1,4 @@
-"""What targets over HTTP share: the client, one exchange with bounded bodies, and Retry-After.
+"""What targets over HTTP share: the client, and one exchange with bounded bodies.
 
 No redirect is ever followed. Nothing is kept between requests but connections.
 """
@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import re
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,14 +19,16 @@ from httpx_aiohttp import AiohttpTransport
 
 from renewer.errors import TransientError, TransientKind
 from renewer.targets.origins import redact
+from renewer.targets.spool import ArrivingBody
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from aiohttp.abc import AbstractResolver
 
-    from renewer.ports import Clock
+    from renewer.targets.spool import Spool, SpooledFile
 
 STATE_BODY_MAX = 1024 * 1024
 """Bytes of a state or error document that are read before it counts as garbage."""
@@ -41,31 +40,32 @@ TIMEOUT = httpx.Timeout(connect=15.0, read=60.0, write=60.0, pool=None)
 """Bounds for single steps on a connection, in seconds; whoever asks bounds the whole with a cancel scope."""
 
 _KEEPALIVE_S = 75.0
-_LONGEST_S = 10 * 365 * 86400.0
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?\Z", re.ASCII)
-
-_MONTHS = {
-    name: number
-    for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)  # noqa: SIM905
-}
-_TIME = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
-_DATES = tuple(
-    re.compile(pattern + r"\Z", re.ASCII | re.IGNORECASE)
-    for pattern in (
-        rf"[a-z]{{3}}, (?P<day>\d\d) (?P<month>[a-z]{{3}}) (?P<year>\d{{4}}) {_TIME} GMT",
-        rf"[a-z]{{6,9}}, (?P<day>\d\d)-(?P<month>[a-z]{{3}})-(?P<year>\d\d) {_TIME} GMT",
-        rf"[a-z]{{3}} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {_TIME} (?P<year>\d{{4}})",
-    )
-)
+_MAX_FIELD = 32 * 1024
+_UNPACKED = 64 * 1024
+"""Bytes that are unpacked at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer, read whole; `body` without content encoding."""
+    """One HTTP answer, read whole; its body without content encoding.
+
+    A large body that was asked for with a spool is in `spooled`, and `body` is empty.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes
+    spooled: SpooledFile | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """Where the body is, if it is in a file; the file goes with this answer unless `spooled` is taken over."""
+        return None if self.spooled is None else self.spooled.path
+
+    @property
+    def size(self) -> int:
+        """How many bytes the body has, wherever it is."""
+        return len(self.body) if self.spooled is None else self.spooled.size
 
     def header(self, name: str) -> str | None:
         """The first header of this name, without blanks around it; None if it is absent or empty."""
@@ -74,26 +74,30 @@ class Answer:
 
 
 class BodyTooLargeError(TransientError):
-    """An answer's body is larger than the reader allowed."""
+    """An answer's body is larger than the reader allowed. `head` is the answer without it."""
 
-    def __init__(self, where: str, limit: int) -> None:
+    def __init__(self, where: str, limit: int, head: Answer) -> None:
         super().__init__(f"{where}: the answer is larger than {limit} bytes", kind="garbage", condition="BodyTooLarge")
+        self.head = head
 
 
-def build_client(
+Sender = httpx.AsyncClient | httpx.AsyncBaseTransport
+"""What requests can be sent with. A transport does no more than that, at half the cost of a client around it."""
+
+
+def build_transport(
     *,
     max_connections: int = 64,
     ssl_context: ssl.SSLContext | None = None,
     resolver: Callable[[], AbstractResolver] | None = None,
-) -> httpx.AsyncClient:
-    """Make a client for asyncio that keeps at most `max_connections` connections to each host.
+) -> httpx.AsyncBaseTransport:
+    """Make a transport for asyncio that keeps at most `max_connections` connections to each host.
 
     `resolver` makes, on the event loop, what looks names up; None leaves it to the system.
     The environment is not trusted: no proxy variables and no .netrc, for a token must not go by way of a host that
     nobody configured. Only SSL_CERT_FILE and SSL_CERT_DIR are heard, which name whom to believe and not whom to tell.
-    Cookies are neither kept nor sent: a client serves many operations that must not see each other's.
+    Cookies are neither kept nor sent: a transport serves many operations that must not see each other's.
     """
-    hide_queries_in_logs()
     context = ssl_context or httpx.create_ssl_context(trust_env=True)
 
     def open_session() -> aiohttp.ClientSession:
@@ -106,12 +110,26 @@ def build_client(
                 resolver=None if resolver is None else resolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Azure's polling URLs carry signatures and can be long.
+            max_line_size=_MAX_FIELD,
+            max_field_size=_MAX_FIELD,
             trust_env=False,
         )
 
+    # httpx's own pool looks through every waiting request whenever one ends: quadratic with many operations.
+    return AiohttpTransport(client=open_session, verify=context, trust_env=False)
+
+
+def build_client(
+    *,
+    max_connections: int = 64,
+    ssl_context: ssl.SSLContext | None = None,
+    resolver: Callable[[], AbstractResolver] | None = None,
+) -> httpx.AsyncClient:
+    """Make a client around such a transport, as `build_transport` has it, that no more follows or keeps anything."""
+    hide_queries_in_logs()
     return httpx.AsyncClient(
-        # httpx's own pool looks through every waiting request whenever one ends: quadratic with many operations.
-        transport=AiohttpTransport(client=open_session, verify=context, trust_env=False),
+        transport=build_transport(max_connections=max_connections, ssl_context=ssl_context, resolver=resolver),
         timeout=TIMEOUT,
         trust_env=False,
         follow_redirects=False,
@@ -125,27 +143,56 @@ def hide_queries_in_logs() -> None:
 
 
 async def exchange(
-    client: httpx.AsyncClient, request: httpx.Request, *, max_body: int | None, shown: str | None = None
+    sender: Sender,
+    request: httpx.Request,
+    *,
+    max_body: int | None,
+    shown: str | None = None,
+    spool: Spool | None = None,
 ) -> Answer:
     """Send `request` and read its answer, at most `max_body` bytes of it after decompression; None: leave the body.
 
-    `shown` is what errors call the request; by default that is its method and its URL without the query.
+    `shown` is what errors call the request; by default that is its method and its URL without the query. With a `spool`
+    a body of more than 256 KiB that may be a result (a success other than 202) goes into a file as it arrives; of any
+    other no more than the first `STATE_BODY_MAX` bytes are read.
 
-    Sent as it is: no defaults, no cookies, no credentials of the client are added. Raises `TransientError` of kind
-    network, timeout or garbage; `BodyTooLargeError` where the body is too large.
+    Sent as it is: no defaults, no cookies, no credentials of a client are added. Raises `TransientError` of kind
+    network, timeout or garbage; `BodyTooLargeError` where the body is too large, `SpoolError` where it cannot be
+    written.
     """
     try:
-        response = await client.send(request, stream=True, auth=None, follow_redirects=False)
-        try:
-            body = b"" if max_body is None else await _read_body(response, max_body)
-            if body is None:
-                raise BodyTooLargeError(shown or _where(request), max_body or 0)
-        finally:
-            await response.aclose()
-    except (httpx.HTTPError, aiohttp.ClientError, HttpProcessingError, OSError, _BadBodyError) as error:
+        response = await _send(sender, request)
+        is_spooled = spool is not None and _may_be_result(response.status_code)
+        async with ArrivingBody(spool if is_spooled else None) as arriving:
+            try:
+                cut = spool is not None and not is_spooled
+                if max_body is not None and not await _receive(response, max_body, arriving, cut=cut):
+                    head = Answer(response.status_code, response.headers, b"")
+                    raise BodyTooLargeError(shown or _where(request), max_body, head)
+            finally:
+                await response.aclose()
+            body = await arriving.finish()
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,  # in a Location that nobody follows, but that httpx reads all the same,
+        UnicodeError,  # and its host name, too
+        aiohttp.ClientError,
+        HttpProcessingError,
+        OSError,
+        _BadBodyError,
+    ) as error:
         # aiohttp's errors hold the request with its token, and their text its URL: nothing of them is passed on.
         raise _failure(error, shown or _where(request)) from None
-    return Answer(response.status_code, response.headers, body)
+    if isinstance(body, bytes):
+        return Answer(response.status_code, response.headers, body)
+    return Answer(response.status_code, response.headers, b"", body)
+
+
+async def _send(sender: Sender, request: httpx.Request) -> httpx.Response:
+    if isinstance(sender, httpx.AsyncClient):
+        return await sender.send(request, stream=True, auth=None, follow_redirects=False)
+    request.extensions.setdefault("timeout", TIMEOUT.as_dict())
+    return await sender.handle_async_request(request)
 
 
 def parse_json(body: bytes) -> object:
@@ -163,68 +210,17 @@ def is_json(content_type: str | None) -> bool:
     return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
 
 
-def retry_after_s(headers: httpx.Headers, clock: Clock) -> float | None:
-    """How many seconds the service asks us to wait; None if it asks for nothing that can be understood.
-
-    Seconds, whole or decimal, or a date (RFC 9110 10.2.3 and 5.6.7, all three forms), read against the answer's own
-    `Date` so that skewed clocks do no harm; also `retry-after-ms` and `x-ms-retry-after-ms`, as azure-core knows
-    them. Where there are several, the longest counts. A moment that has passed is 0.
-    """
-    asked = [_span_s(value.strip(), headers, clock) for value in headers.get_list("retry-after")]
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        for value in headers.get_list(name):
-            span_ms = _number(value.strip())
-            asked.append(None if span_ms is None else span_ms / 1000)
-    return max((span for span in asked if span is not None), default=None)
-
-
-def _span_s(value: str, headers: httpx.Headers, clock: Clock) -> float | None:
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
-    moment = _http_date(value, clock)
-    if moment is None:
-        return None
-    sent_at = _http_date(headers.get("date", "").strip(), clock)
-    if sent_at is None:
-        # Dates have whole seconds, so ours is cut to one as well: otherwise the span comes out too short.
-        sent_at = clock.utc_now().replace(microsecond=0)
-    return min(max((moment - sent_at).total_seconds(), 0.0), _LONGEST_S)
-
-
-def _number(text: str) -> float | None:
-    if not _SECONDS.match(text):
-        return None
-    number = float(text)
-    return number if math.isfinite(number) and number < _LONGEST_S else _LONGEST_S
-
-
-def _http_date(text: str, clock: Clock) -> datetime | None:
-    match = next(filter(None, (pattern.match(text) for pattern in _DATES)), None)
-    if match is None:
-        return None
-    year, month = int(match["year"]), _MONTHS.get(match["month"].lower(), 0)
-    this_year = clock.utc_now().year
-    if len(match["year"]) == 2:
-        # A year that seems more than 50 years ahead is the latest past one with these digits (RFC 9110 5.6.7).
-        year += this_year - this_year % 100
-        if year > this_year + 50:
-            year -= 100
-    hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
-    leap = second == 60
-    try:
-        moment = datetime(year, month, int(match["day"]), hour, minute, 59 if leap else second, tzinfo=UTC)
-        return moment + timedelta(seconds=1) if leap else moment
-    except (ValueError, OverflowError):
-        return None
-
-
 class _BadBodyError(Exception):
     """A body that its encoding does not allow."""
 
 
-async def _read_body(response: httpx.Response, limit: int) -> bytes | None:
-    """The whole body, unpacked; None if it is larger than `limit` bytes."""
+async def _receive(response: httpx.Response, limit: int, body: ArrivingBody, *, cut: bool) -> bool:
+    """Read the whole body, unpacked; False as soon as it is larger than `limit` bytes.
+
+    With `cut` it is read as far as an error document may go, and the rest is left.
+    """
+    if cut:
+        limit = min(limit, STATE_BODY_MAX)
     # The stream is read raw and unpacked here: httpx's own decoders unpack a whole piece before we could look.
     encoding = response.headers.get("content-encoding", "").strip().lower()
     unpacker = None
@@ -232,21 +228,30 @@ async def _read_body(response: httpx.Response, limit: int) -> bytes | None:
         unpacker = _Gunzip()
     elif encoding not in {"", "identity"}:
         raise _BadBodyError(f"content encoding {redact(encoding, limit=40)} was not asked for")
-    else:
+    elif not cut:
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
-            return None
+            return False
     raw_limit = limit if unpacker is None else limit + limit // 64 + 4096
     raw_size = 0
-    body = bytearray()
-    async for piece in _stream(response):
-        raw_size += len(piece)
-        body += piece if unpacker is None else unpacker.feed(piece, limit - len(body))
-        if len(body) > limit or raw_size > raw_limit:
-            return None
+    async for raw in _stream(response):
+        raw_size += len(raw)
+        for piece in (raw,) if unpacker is None else unpacker.unpack(raw):
+            room = limit - body.size
+            if len(piece) > room:
+                if cut:
+                    await body.add(piece[:room])
+                return cut
+            await body.add(piece)
+        if raw_size > raw_limit:
+            return cut
     if unpacker is not None and raw_size and not unpacker.complete:
         raise _BadBodyError("its gzip stream breaks off")
-    return bytes(body)
+    return True
+
+
+def _may_be_result(status: int) -> bool:
+    return 200 <= status < 300 and status != 202
 
 
 def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
@@ -256,7 +261,7 @@ def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
 
 
 class _Gunzip:
-    """Unpacks gzip (RFC 1952), any number of members, never more than asked for."""
+    """Unpacks gzip (RFC 1952), any number of members, in pieces of bounded size."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -265,18 +270,20 @@ class _Gunzip:
     def complete(self) -> bool:
         return self._member.eof
 
-    def feed(self, piece: bytes, room: int) -> bytes:
-        """Unpack `piece`, giving at most `room` + 1 bytes: one more than there is room for tells of an overflow."""
-        unpacked = bytearray()
+    def unpack(self, packed: bytes) -> Iterator[bytes]:
+        """What `packed` holds. A thousandfold of its size, maybe: whoever has enough stops asking."""
+        is_full = False
         try:
-            while piece and len(unpacked) <= room:
+            while packed or is_full:
                 if self._member.eof:
                     self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-                unpacked += self._member.decompress(piece, room + 1 - len(unpacked))
-                piece = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+                piece = self._member.decompress(packed, _UNPACKED)
+                # A full piece may be followed by more, even when all that was packed has been taken in.
+                is_full = len(piece) == _UNPACKED and not self._member.eof
+                packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+                yield piece
         except zlib.error:
             raise _BadBodyError("its gzip stream is broken") from None
-        return bytes(unpacked)
 
 
 def _failure(error: Exception, where: str) -> TransientError:
@@ -297,6 +304,8 @@ def _failure(error: Exception, where: str) -> TransientError:
             | aiohttp.InvalidURL()
             | httpx.RemoteProtocolError()
             | httpx.DecodingError()
+            | httpx.InvalidURL()
+            | UnicodeError()
         ):
             kind, what = "garbage", "the answer is not HTTP"
         case aiohttp.ClientPayloadError():

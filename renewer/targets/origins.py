@@ -18,6 +18,7 @@ _URL = re.compile(
 )
 _AUTHORITY = re.compile(r"(?P<host>\*?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z")
 _PRINTABLE = re.compile(r"[!-~]*\Z")
+_NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\Z")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
 
 _SECRETS = (
@@ -45,12 +46,15 @@ class Origin:
     @property
     def is_loopback(self) -> bool:
         """Whether the host can only be this machine: `localhost`, 127.0.0.0/8 or ::1."""
-        if self.host == "localhost":
-            return True
+        return self.host == "localhost" or (self.address is not None and self.address.is_loopback)
+
+    @property
+    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The address that the host is; None for a name."""
         try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+            return ipaddress.ip_address(self.host.strip("[]"))
         except ValueError:
-            return False
+            return None
 
     @property
     def may_see_tokens(self) -> bool:
@@ -111,6 +115,8 @@ def parse_host_pattern(text: str, *, labels: int = 3) -> HostPattern:
     origin = _origin(scheme, authority[2:] if subdomains else authority.rstrip("/"))
     if not origin.may_see_tokens:
         raise ValueError("must be https, unless the host is loopback")
+    if subdomains and origin.address is not None:
+        raise ValueError("must name a host after *., not an address; list addresses one by one")
     if subdomains and origin.host.count(".") < labels - 1:
         raise ValueError(f"must name at least {labels} labels after *.")
     return HostPattern(origin, subdomains)
@@ -141,4 +147,8 @@ def _origin(scheme: str, authority: str) -> Origin:
     port = int(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme]
     if not host or ".." in host or host.startswith(".") or not 0 < port < 65536:
         raise ValueError("has no valid host and port")
-    return Origin(scheme, host, port)
+    origin = Origin(scheme, host, port)
+    if _NUMERIC_HOST.match(host) and origin.address is None:
+        # 2130706433, 0x7f.1 and 127.1 are addresses to some readers and names to others (WHATWG URL 3.5).
+        raise ValueError("has a host that is neither a name nor an address; write addresses as four numbers")
+    return origin

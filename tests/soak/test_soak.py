@@ -143,7 +143,7 @@ def test_five_thousand_sessions_are_held_over_few_connections(tmp_path: Path) ->
         until(lambda: scene.held() == 5000, 120)
         accepted_s = time.monotonic() - began_at
         cpu_before, clock_before = cpu_s(daemon.pid), time.monotonic()
-        time.sleep(min(120.0, SOAK_S))
+        time.sleep(SOAK_S)
         load = (cpu_s(daemon.pid) - cpu_before) / (time.monotonic() - clock_before)
         leases = scene.leases()
         state = scene.emulator.get("/state").json()["servicebus"]
