@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from renewer.core.states import MessageFate
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,6 +57,11 @@ class Settlement:
     properties: Mapping[str, object] = field(default_factory=dict, repr=False)
     reason: str | None = None
     description: str | None = None
+
+    @property
+    def fate(self) -> MessageFate:
+        """What has become of the message once that is done."""
+        return _FATES[self.how]
 
 
 class LeaseTarget(Protocol):
@@ -304,3 +311,11 @@ class Hook(Protocol):
     def operation(self, news: TellOperation) -> None:
         """Something happened to an operation."""
         ...
+
+
+_FATES = {
+    "complete": MessageFate.COMPLETED,
+    "abandon": MessageFate.ABANDONED,
+    "defer": MessageFate.DEFERRED,
+    "dead-letter": MessageFate.DEAD_LETTERED,
+}

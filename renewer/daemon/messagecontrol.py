@@ -8,7 +8,7 @@ from renewer.core.states import LeaseKind, LeaseState, LossReason
 from renewer.daemon.leasecontrol import LeaseControl
 from renewer.daemon.messages import SessionMessages
 from renewer.daemon.patience import in_time
-from renewer.daemon.settling import FATES, settle_message
+from renewer.daemon.settling import settle_message
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class MessageControl(LeaseControl):
         lease = self._need_lease(lease_id)
         if lease.spec.kind is not LeaseKind.MESSAGE:
             raise ConflictError("the lease is on a session: what is settled is a message that was received in it")
-        if lease.fate is FATES[settlement.how]:
+        if lease.fate is settlement.fate:
             return lease
         if lease.fate is not None:
             raise MessageSettledError(f"the message is settled already: it was {lease.fate.value}", fate=lease.fate)

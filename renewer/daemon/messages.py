@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from renewer.core.states import LeaseKind, LeaseState
-from renewer.daemon.settling import FATES
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, TransientError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class SessionMessages:
     async def settle(self, lease: Lease, handle: str, settlement: Settlement) -> None:
         """Settle a message that was received over the lease, in its present epoch or an earlier one."""
         _check_kind(lease)
-        key, fate = (lease.spec.id, handle), FATES[settlement.how]
+        key, fate = (lease.spec.id, handle), settlement.fate
         known = self._settled.get(key)
         if known is fate:
             return

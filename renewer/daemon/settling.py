@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 _LONGEST_S = 10.0
 _SHORTEST_S = 1.0
 
-FATES = {
-    "complete": MessageFate.COMPLETED,
-    "abandon": MessageFate.ABANDONED,
-    "defer": MessageFate.DEFERRED,
-    "dead-letter": MessageFate.DEAD_LETTERED,
-}
-
 
 async def settle_message(
     lease: Lease, settlement: Settlement, target: LeaseTarget, post: Callable[[Event], None], now: float
@@ -37,7 +30,7 @@ async def settle_message(
     """
     if lease.is_settling:
         raise ConflictError("the message is being settled already; look at the lease to see what came of it")
-    spec, epoch, fate = lease.spec, lease.epoch, FATES[settlement.how]
+    spec, epoch, fate = lease.spec, lease.epoch, settlement.fate
     patience_s = min(max((lease.expires_at - now) / 2, _SHORTEST_S), _LONGEST_S)
     post(LeaseSettling(spec.id, epoch))
     try:

@@ -54,13 +54,6 @@ PEEK_TIMEOUT_S: Final = 2.0
 SETTLE_WITHIN_S: Final = 0.2
 """When a settlement must have its turn in a namespace that is throttled: somebody waits, and it frees a lock."""
 
-FATES: Final = {
-    "complete": MessageFate.COMPLETED,
-    "abandon": MessageFate.ABANDONED,
-    "defer": MessageFate.DEFERRED,
-    "dead-letter": MessageFate.DEAD_LETTERED,
-}
-
 NOT_DONE: Final = frozenset({"busy", "throttled", "unauthorized", "not_found", "refused", "unreachable"})
 """Kinds of failures after which it is certain that a settlement was not made; after all others it may have been."""
 
@@ -133,7 +126,7 @@ class MessageLocks:
         if kept is None or kept.epoch != epoch:
             kept = self._begin(spec, epoch)
         self._wire.withdraw(kept)
-        fate = FATES[settlement.how]
+        fate = settlement.fate
         await self._pace.turn(self._clock.now() + SETTLE_WITHIN_S)
         before, kept.unsure = kept.unsure, fate
         try:

@@ -9,7 +9,6 @@ deferred, dead-lettered or looked at this way, and there are no sessions.
 from __future__ import annotations
 
 import html
-import logging
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -19,7 +18,7 @@ import httpx
 
 from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, RemoteError, TransientError
-from renewer.targets.http import build_client, exchange
+from renewer.targets.http import build_transport, exchange
 from renewer.targets.retryafter import retry_after_s
 from renewer.targets.servicebus.lockbatches import Renewed, without_tokens
 from renewer.targets.servicebus.verdicts import shorten
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 MAX_ERROR_BYTES: Final = 64 * 1024
 
 _DETAIL: Final = re.compile(rb"<Detail>(.{1,2000}?)</Detail>", re.DOTALL)
-_SECRET_PATH: Final = re.compile(r"(/messages/[^/?#]+/)[^/?#]+")
 _METHODS: Final = {"complete": "DELETE", "abandon": "PUT"}
 _KINDS: Final[dict[int, TransientKind]] = {
     403: "unauthorized",
@@ -67,18 +65,18 @@ class RestWire:
         self._pace = pace
         self._clock = clock
         self._tls = tls
-        self._client: httpx.AsyncClient | None = None
-        logging.getLogger("httpx").addFilter(_hide_tokens)
+        self._transport: httpx.AsyncBaseTransport | None = None
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep connections, until cancelled."""
-        async with build_client(max_connections=self._options.request_window, ssl_context=self._tls) as client:
-            self._client = client
+        # A client of httpx would log the URLs, and the lock tokens in them.
+        async with build_transport(max_connections=self._options.request_window, ssl_context=self._tls) as transport:
+            self._transport = transport
             try:
                 task_status.started()
                 await anyio.sleep_forever()
             finally:
-                self._client = None
+                self._transport = None
 
     def enter(self, entity: str) -> None:
         """Requests belong to no connection."""
@@ -140,7 +138,7 @@ class RestWire:
                 )
 
     async def _exchange(self, method: str, where: str, message: LockedMessage, token: str, kind: str) -> int:
-        if self._client is None:
+        if self._transport is None:
             raise TransientError("the target is not running", kind="network")
         request = httpx.Request(
             method,
@@ -148,7 +146,7 @@ class RestWire:
             headers={"Authorization": f"Bearer {token}" if kind == "jwt" else token, "User-Agent": "renewer"},
         )
         shown = f"{method} {where}<lock token>"
-        answer = await exchange(self._client, request, max_body=MAX_ERROR_BYTES, shown=shown)
+        answer = await exchange(self._transport, request, max_body=MAX_ERROR_BYTES, shown=shown)
         if 200 <= answer.status < 300 or answer.status == 401:
             return answer.status
         text = f"{shown} was answered with {answer.status}"
@@ -166,12 +164,3 @@ class RestWire:
             case status:
                 delay_s = retry_after_s(answer.headers, self._clock)
                 raise TransientError(text, kind=_KINDS.get(status, "server"), retry_after_s=delay_s)
-
-
-def _hide_tokens(record: logging.LogRecord) -> bool:
-    """Keep lock tokens out of the request log of httpx, whose arguments are URLs."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            _SECRET_PATH.sub(r"\1<redacted>", str(arg)) if isinstance(arg, httpx.URL) else arg for arg in record.args
-        )
-    return True
