@@ -268,7 +268,7 @@ class Client:
         """The request-response links to a node; one pair for each."""
         if node not in self._pairs:
             name = f"pair-{next(self._names)}"
-            requests = self.session.attach_sender(name, source=Source(node), target=Target(node))
+            requests = self.session.attach_sender(f"{name}-requests", source=Source(node), target=Target(node))
             replies = self.session.attach_receiver(name, source=Source(node), target=Target(name), auto_credit=100)
             for link in (requests, replies):
                 answer = await self.attached(link)

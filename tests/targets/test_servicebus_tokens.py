@@ -174,6 +174,7 @@ async def test_a_token_of_a_minute_is_put_again_in_time_for_an_hour_and_nothing_
             assert 120 <= told.claims.puts.count((entity, "jwt")) <= 181
         # One request to the identity serves both.
         assert told.identity.asked <= 181
+        assert told.target.token_failures == 0
 
 
 async def test_tokens_are_put_again_though_nothing_else_happens():
@@ -202,6 +203,7 @@ async def test_an_identity_that_fails_for_half_the_life_of_a_token_costs_nothing
             told.identity.is_down = False
         assert told.losses == []
         assert told.target.trouble is None or "is down" in told.target.trouble
+        assert told.target.token_failures > 0
 
 
 async def test_an_identity_that_gives_the_same_token_again_is_not_an_error():

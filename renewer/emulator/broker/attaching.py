@@ -66,7 +66,7 @@ def _make_end(
     node = client.broker.namespace.find(address.path)
     if node is None:
         raise refusals.entity_not_found(address.path)
-    client.check_authorized(address.path)
+    client.check_authorized(address.path, management=address.kind is NodeKind.MANAGEMENT)
     if address.kind is NodeKind.MANAGEMENT:
         return client.add(
             ReplyEnd(client, link, address)

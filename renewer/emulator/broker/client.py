@@ -173,9 +173,12 @@ class ClientConnection:
         """Whether a token covers the path."""
         return self._may_everything or any(covers(claim, path) for claim in self._claims)
 
-    def check_authorized(self, path: str) -> None:
-        """Raise `RefusedError` unless a token covers the path."""
-        if not self.is_authorized(path):
+    def check_authorized(self, path: str, *, management: bool = False) -> None:
+        """Raise `RefusedError` unless a token covers the path.
+
+        For what goes over a management node, a token for that node will do, too (@azure/service-bus 7.9 behaviour).
+        """
+        if not self.is_authorized(f"{path}/$management" if management else path):
             raise refusals.unauthorized(f"Unauthorized access. No token for '{path}' was put on this connection.")
 
     def end_claim(self, path: str) -> None:

@@ -140,7 +140,7 @@ class ManagementEnd(RequestEnd):
         try:
             if play.refusal is not None:
                 raise play.refusal
-            self.client.check_authorized(self.path)
+            self.client.check_authorized(self.path, management=True)
             done = answer(self.entity, request)
         except RefusedError as refusal:
             if not play.is_silent:

@@ -184,6 +184,11 @@ class Broker:
             ],
         }
 
+    def lock_left_s(self, entity: str, session_id: str) -> float | None:
+        """How long the lock of a session will last unless it is renewed; None if nobody holds it."""
+        lock = self._lock(entity, session_id)
+        return None if lock is None or lock.ends_at is None else max(0.0, lock.ends_at - self.now())
+
     # For the connections --------------------------------------------------------------------------------------------
 
     def now(self) -> float:

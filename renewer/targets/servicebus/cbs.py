@@ -22,7 +22,7 @@ from renewer.targets.servicebus.verdicts import copy_of, renewal_refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from renewer.targets.servicebus.connection import BrokerConnection
+    from renewer.targets.servicebus.carrier import Carrier
     from renewer.targets.servicebus.credentials import EntityToken, TokenProvider
 
 CBS_NODE: Final = "$cbs"
@@ -41,12 +41,21 @@ _RETRY_LEAST_S: Final = 1.0
 class Tokens:
     """The tokens of one connection. `audience` is what an entity is called in a request to put its token."""
 
-    def __init__(self, carrier: BrokerConnection, provider: TokenProvider, audience: Callable[[str], str]) -> None:
+    def __init__(self, carrier: Carrier, provider: TokenProvider, audience: Callable[[str], str]) -> None:
         self._carrier = carrier
         self._provider = provider
         self._audience = audience
         self._pair = RequestPair(carrier, CBS_NODE, window=16)
         self._tokens: dict[str, _Token] = {}
+
+    @property
+    def count(self) -> int:
+        """How many entities have one, or had."""
+        return len(self._tokens)
+
+    def knows(self, entity: str) -> bool:
+        """Whether there is, or was, one for the entity."""
+        return entity in self._tokens
 
     async def ensure(self, entity: str) -> None:
         """Return when a good token for the entity is in place.
@@ -65,6 +74,13 @@ class Tokens:
                 return
             # What was under way already may have ended without putting one.
             await self._put(entity, _Why.REFUSED)
+
+    def adopt(self, entity: str, token: EntityToken) -> None:
+        """The broker has taken this token, put by somebody else: from now on it is replaced here when it is due."""
+        now = self._carrier.now()
+        known = self._tokens.setdefault(entity, _Token())
+        known.take(token, now)
+        known.accepted_at = now
 
     def has_run_out(self, entity: str) -> bool:
         """Whether the broker may have dropped links to the entity because its token has ended, by its clock or ours."""

@@ -243,6 +243,10 @@ class BrokerConnection:
         """Exponential, full jitter."""
         return full_jitter_s(failures, self._rng.random(), base_s=base_s, cap_s=cap_s)
 
+    async def place_requests(self, count: int) -> Channel:
+        """See `Carrier`."""
+        return await self.channels.place(count, control=True)
+
     def own(self, link: Link, owner: LinkOwner, channel: Channel) -> None:
         """Tell `owner` about the link; its handle on `channel` is given back when it is gone."""
         self._links.own(link, owner, channel)

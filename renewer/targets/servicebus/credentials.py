@@ -6,6 +6,7 @@ signature that came ready has an end that nobody here can move: it is told well 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, assert_never
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, assert_ne
 import anyio
 import structlog
 
+from renewer.errors import TransientError
 from renewer.targets.identity import Identity
 from renewer.targets.servicebus.lockclock import SteadyWall
 from renewer.targets.servicebus.sas import shared_access_signature
 from renewer.targets.tokens import AzureIdentityToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from renewer.ports import Clock
     from renewer.targets.servicebus.options import NamespaceOptions
@@ -113,6 +115,48 @@ def token_provider(
             return IdentityTokens(AzureIdentityToken(SCOPE, identity, clock=clock), identity.credential)
         case _:
             assert_never(options.credential)
+
+
+class CountedTokens:
+    """Another provider's tokens. `failures` counts how often one could not be had, or was not taken by the broker."""
+
+    def __init__(self, provider: TokenProvider) -> None:
+        self.failures = 0
+        self._provider = provider
+
+    @property
+    def remedy(self) -> str:
+        """See `TokenProvider`."""
+        return self._provider.remedy
+
+    @property
+    def trouble(self) -> str | None:
+        """See `TokenProvider`."""
+        return self._provider.trouble
+
+    async def prepare(self) -> None:
+        """See `TokenProvider`."""
+        with self._counting():
+            await self._provider.prepare()
+
+    async def token(self, entity: str, *, beyond: float | None = None, refused: bool = False) -> EntityToken:
+        """See `TokenProvider`. Who asks because of a refusal tells of a failure by that."""
+        if refused:
+            self.failures += 1
+        with self._counting():
+            return await self._provider.token(entity, beyond=beyond, refused=refused)
+
+    async def watch(self) -> None:
+        """See `TokenProvider`."""
+        await self._provider.watch()
+
+    @contextmanager
+    def _counting(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except TransientError:
+            self.failures += 1
+            raise
 
 
 def steady_wall(clock: Clock) -> SteadyWall:

@@ -1,6 +1,6 @@
 """Renewals of message locks, many in one request.
 
-What is asked for one entity within a few milliseconds goes out together. The broker then renews all of them or, because
+What is asked of one place within a few milliseconds goes out together. The broker then renews all of them or, because
 of a single one that is lost, none, and does not say which: such a batch is asked for again in small parts at once, and
 what was lost in the small ones one by one. So a lost lock costs those beside it two more requests' time.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
 import anyio
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
     from renewer.ports import Clock
+    from renewer.targets.servicebus.envelope import Reply, Template
     from renewer.targets.servicebus.pacing import Pace
-    from renewer.targets.servicebus.routes import Routes
 
 COLLECT_S: Final = 0.003
 """How long a renewal waits for others to go with it."""
@@ -39,6 +39,24 @@ ONE_BY_ONE: Final = 16
 log = structlog.get_logger("renewer.servicebus")
 
 _TOKEN: Final = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
+
+
+class Place(Protocol):
+    """Where locks can be renewed together: equal places share requests. Hashable."""
+
+    @property
+    def entity(self) -> str:
+        """The entity that the messages are of."""
+        ...
+
+    @property
+    def link_name(self) -> str | None:
+        """The link on whose behalf it is done; None where it is on nobody's."""
+        ...
+
+    async def request(self, ask: Template) -> Reply:
+        """Ask the entity's management node. The errors are those of `Management.request`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +74,14 @@ class Renewed:
 class LockBatches:
     """The renewals of message locks of one namespace. `serve` it."""
 
-    def __init__(self, routes: Routes, pace: Pace, clock: Clock, *, most: int) -> None:
+    def __init__(self, pace: Pace, clock: Clock, *, most: int) -> None:
         self.requests = 0
         """How many requests went out."""
-        self._routes = routes
         self._pace = pace
         self._clock = clock
         self._most = most
         self._limits: dict[str, int] = {}
-        self._lines: dict[tuple[str, bool], _Line] = {}
+        self._lines: dict[tuple[Place, bool], _Line] = {}
         self._wishes: set[_Wish] = set()
         self._tasks: TaskGroup | None = None
 
@@ -79,18 +96,18 @@ class LockBatches:
             self._tasks = None
             _fail([*self._wishes], TransientError("the target is stopping", kind="network"))
 
-    async def renew(self, entity: str, token: UUID, *, lock_s: float, deadline: float) -> Renewed:
+    async def renew(self, place: Place, token: UUID, *, lock_s: float, deadline: float) -> Renewed:
         """Renew one lock, with whatever others are asked for now. `deadline` says who goes first when not all can.
 
         The errors are those of `Management.request`, without any token in their words.
         """
         if self._tasks is None:
             raise TransientError("the target is not running", kind="network")
-        wish = self._waiting(entity, token)
+        wish = self._waiting(place, token)
         if wish is None:
             wish = _Wish(token, lock_s, deadline)
             self._wishes.add(wish)
-            self._queue(entity, wish)
+            self._queue(place, wish)
         wish.users += 1
         try:
             await wish.done.wait()
@@ -103,23 +120,23 @@ class LockBatches:
         assert wish.answer is not None  # noqa: S101 - done is set after one of the two
         return wish.answer
 
-    def withdraw(self, entity: str, token: UUID) -> None:
+    def withdraw(self, place: Place, token: UUID) -> None:
         """Do not ask for this one again: its message is about to be settled, and would spoil a batch."""
-        waiting = self._waiting(entity, token)
+        waiting = self._waiting(place, token)
         for wish in [wish for wish in self._wishes if wish.token == token] if waiting is None else [waiting]:
             wish.is_withdrawn = True
 
-    def _waiting(self, entity: str, token: UUID) -> _Wish | None:
+    def _waiting(self, place: Place, token: UUID) -> _Wish | None:
         """The wish for this lock that waits to be sent, if there is one."""
-        lines = (self._lines.get((entity, is_overdue)) for is_overdue in (False, True))
+        lines = (self._lines.get((place, is_overdue)) for is_overdue in (False, True))
         return next((line.waiting[token] for line in lines if line is not None and token in line.waiting), None)
 
-    def _queue(self, entity: str, wish: _Wish) -> None:
+    def _queue(self, place: Place, wish: _Wish) -> None:
         # What should have ended would spoil a batch, and must not be waited for either.
-        key = entity, wish.deadline <= self._clock.now()
+        key = place, wish.deadline <= self._clock.now()
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line(*key, self._limits.get(entity, self._most))
+            line = self._lines[key] = _Line(*key, self._limits.get(place.entity, self._most))
         line.waiting[wish.token] = wish
         wish.line = line
         if len(line.waiting) >= line.most:
@@ -141,11 +158,11 @@ class LockBatches:
                 if not line.is_overdue:
                     for late in [wish for wish in line.waiting.values() if wish.deadline <= self._clock.now()]:
                         del line.waiting[late.token]
-                        self._queue(line.entity, late)
+                        self._queue(line.place, late)
                 self._tasks.start_soon(self._send, line, line.take())
         finally:
             line.is_collecting = False
-            key = line.entity, line.is_overdue
+            key = line.place, line.is_overdue
             if not line.waiting and self._lines.get(key) is line:
                 del self._lines[key]
 
@@ -163,10 +180,12 @@ class LockBatches:
 
     async def _ask(self, line: _Line, wishes: Sequence[_Wish]) -> None:
         tokens = [wish.token for wish in wishes]
-        ask = renew_message_locks(line.entity, tokens, lock_s=min(wish.lock_s for wish in wishes))
+        place = line.place
+        lock_s = min(wish.lock_s for wish in wishes)
+        ask = renew_message_locks(place.entity, tokens, lock_s=lock_s, link_name=place.link_name)
         self.requests += 1
         try:
-            reply = await self._routes.request(line.entity, ask)
+            reply = await place.request(ask)
             expirations = read_expirations(reply, len(wishes))
         except RemoteError as error:
             self._pace.note(error)
@@ -174,7 +193,7 @@ class LockBatches:
             return
         except Exception as error:
             # A bug of ours must cost these renewals, not the target with every other lock.
-            log.exception("renewals raised an unexpected error", entity=line.entity)
+            log.exception("renewals raised an unexpected error", entity=place.entity)
             _fail(wishes, TransientError(f"unexpected {type(error).__name__}", kind="garbage"))
             return
         for wish, locked_until in zip(wishes, expirations, strict=True):
@@ -192,7 +211,7 @@ class LockBatches:
         size = 1 if count <= ONE_BY_ONE else math.isqrt(count - 1) + 1
         if too_many:
             # A broker that does not take so many, or not these together.
-            size = self._limits[line.entity] = line.most = max(1, min(line.most, count) // 4)
+            size = self._limits[line.place.entity] = line.most = max(1, min(line.most, count) // 4)
         for start in range(0, count, size):
             self._tasks.start_soon(lambda part: self._send(line, part, paced=False), wishes[start : start + size])
 
@@ -216,12 +235,12 @@ def without_tokens(text: str, tokens: Collection[UUID]) -> str:
 
 
 class _Line:
-    """What waits to be asked of one entity. `most` is how many locks a request may have."""
+    """What waits to be asked of one place. `most` is how many locks a request may have."""
 
-    __slots__ = ("entity", "is_collecting", "is_full", "is_overdue", "most", "waiting")
+    __slots__ = ("is_collecting", "is_full", "is_overdue", "most", "place", "waiting")
 
-    def __init__(self, entity: str, is_overdue: bool, most: int) -> None:
-        self.entity = entity
+    def __init__(self, place: Place, is_overdue: bool, most: int) -> None:
+        self.place = place
         self.is_overdue = is_overdue
         self.most = most
         self.waiting: dict[UUID, _Wish] = {}

@@ -16,8 +16,8 @@ from renewer.targets.servicebus.requests import RequestPair
 from renewer.targets.servicebus.verdicts import renewal_refused
 
 if TYPE_CHECKING:
+    from renewer.targets.servicebus.carrier import Carrier
     from renewer.targets.servicebus.cbs import Tokens
-    from renewer.targets.servicebus.connection import BrokerConnection
 
 _MAX_RETIRED: Final = 2
 
@@ -25,7 +25,7 @@ _MAX_RETIRED: Final = 2
 class Management:
     """The way to `<entity>/$management`."""
 
-    def __init__(self, carrier: BrokerConnection, entity: str, tokens: Tokens, *, window: int) -> None:
+    def __init__(self, carrier: Carrier, entity: str, tokens: Tokens, *, window: int) -> None:
         self._entity = entity
         self._tokens = tokens
         self._carrier = carrier

@@ -38,9 +38,14 @@ def renew_session_lock(entity: str, *, link_name: str, session_id: str, lock_s: 
     return _ask(entity, RENEW_SESSION_LOCK, {"session-id": session_id}, timeout_s=lock_s, link_name=link_name)
 
 
-def renew_message_locks(entity: str, tokens: Sequence[UUID], *, lock_s: float) -> Template:
-    """Renew the locks of these messages. One that is lost fails all of them."""
-    return _ask(entity, RENEW_LOCK, {"lock-tokens": AmqpArray([*tokens], UUID)}, timeout_s=lock_s)
+def renew_message_locks(
+    entity: str, tokens: Sequence[UUID], *, lock_s: float, link_name: str | None = None
+) -> Template:
+    """Renew the locks of these messages, on behalf of the link that they came over if it is there. One that is lost
+    fails all of them.
+    """
+    body: dict[str, object] = {"lock-tokens": AmqpArray([*tokens], UUID)}
+    return _ask(entity, RENEW_LOCK, body, timeout_s=lock_s, link_name=link_name)
 
 
 def get_session_state(entity: str, *, link_name: str, session_id: str, timeout_s: float) -> Template:

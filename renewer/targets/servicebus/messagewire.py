@@ -104,11 +104,13 @@ class ManagementWire:
 
     async def renew(self, message: LockedMessage, *, lock_s: float, deadline: float) -> Renewed:
         """Renew the lock, together with others."""
-        return await self._batches.renew(message.entity, message.token, lock_s=lock_s, deadline=deadline)
+        return await self._batches.renew(
+            self._routes.place(message.entity), message.token, lock_s=lock_s, deadline=deadline
+        )
 
     def withdraw(self, message: LockedMessage) -> None:
         """Have no batch spoiled by it."""
-        self._batches.withdraw(message.entity, message.token)
+        self._batches.withdraw(self._routes.place(message.entity), message.token)
 
     def check(self, settlement: Settlement) -> None:
         """Everything can be done over AMQP."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from renewer.amqp import AmqpError, Attach, Delivery, DeliveryState
-    from renewer.targets.servicebus.connection import BrokerConnection
+    from renewer.targets.servicebus.carrier import Carrier
 
 REPLY_CREDIT: Final = 1000
 """How many replies the broker may send at any time; topped up for ever."""
@@ -60,7 +60,7 @@ class RequestPair:
 
     def __init__(
         self,
-        carrier: BrokerConnection,
+        carrier: Carrier,
         address: str,
         *,
         window: int,
@@ -244,7 +244,7 @@ class RequestPair:
         self.pump()
 
     async def _attach(self) -> None:
-        channel = await self._carrier.channels.place(2, control=True)
+        channel = await self._carrier.place_requests(2)
         if self._is_closed:
             channel.free(2)
             return

@@ -6,6 +6,7 @@ want of sessions; when it breaks or falls silent, the next request finds another
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from renewer.targets.servicebus.channels import NoRoomError
@@ -34,6 +35,10 @@ class Routes:
         if not route.users:
             del self._routes[entity]
             self._quit(route)
+
+    def place(self, entity: str) -> RoutedPlace:
+        """The entity as a place for requests; equal for the same one."""
+        return RoutedPlace(self, entity)
 
     async def request(self, entity: str, ask: Template) -> Reply:
         """Send a request to the entity's management node. The errors are those of `Management.request`."""
@@ -73,6 +78,19 @@ class Routes:
         if carrier is not None:
             carrier.leave(route.entity)
             self._pool.give_back(carrier)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedPlace:
+    """An entity that is asked over whatever connection there is, on behalf of no link."""
+
+    routes: Routes
+    entity: str
+    link_name: None = None
+
+    async def request(self, ask: Template) -> Reply:
+        """See `Routes.request`."""
+        return await self.routes.request(self.entity, ask)
 
 
 class _Route:

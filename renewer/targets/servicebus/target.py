@@ -13,7 +13,7 @@ from renewer.errors import ConflictError, LeaseLostError, RemoteError, Transient
 from renewer.targets.servicebus.ceilings import Ceiling
 from renewer.targets.servicebus.channels import Handles
 from renewer.targets.servicebus.connection import BrokerConnection
-from renewer.targets.servicebus.credentials import token_provider
+from renewer.targets.servicebus.credentials import CountedTokens, token_provider
 from renewer.targets.servicebus.durations import LockDurations
 from renewer.targets.servicebus.lockbatches import LockBatches
 from renewer.targets.servicebus.messagelocks import MessageLocks
@@ -72,8 +72,8 @@ class ServiceBusTarget:
         self._rng = rng
         self._connect = connect if connect is not None else connector_for(options)
         self._durations = LockDurations(options, clock, on_skew)
-        self._provider = provider or token_provider(
-            options, clock, wall=self._durations.wall, audience=options.audience
+        self._provider = CountedTokens(
+            provider or token_provider(options, clock, wall=self._durations.wall, audience=options.audience)
         )
         self._pool = Pool(
             self._provider.prepare,
@@ -102,6 +102,11 @@ class ServiceBusTarget:
         # A credential that nobody needs now may have been put right since it was last tried.
         credential = self._provider.trouble if self._pool.connections else None
         return self._pool.trouble or self._sessions.trouble or credential
+
+    @property
+    def token_failures(self) -> int:
+        """How often a token could not be had, or was not taken by the broker."""
+        return self._provider.failures
 
     @property
     def session_room(self) -> int:
@@ -230,7 +235,7 @@ class ServiceBusTarget:
             tls = tls_context(self.options.ca_file) if self.options.tls else None
             return RestWire(self.options, self._provider, self._pace, self._clock, tls=tls)
         routes = Routes(self._pool)
-        batches = LockBatches(routes, self._pace, self._clock, most=self.options.message_batch)
+        batches = LockBatches(self._pace, self._clock, most=self.options.message_batch)
         return ManagementWire(routes, batches)
 
     def _locks(self, spec: LeaseSpec) -> SessionLocks | MessageLocks:
