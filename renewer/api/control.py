@@ -115,6 +115,26 @@ class PoolReading:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayReading:
+    """A gateway as it is now, and what it has seen since the start.
+
+    `connections` are those of workers that have proved a key, counted by its name in `keys`; `logging_in` those that
+    have not yet. `refusals` are counted by why. `messages` are those passed to workers.
+    """
+
+    name: str
+    servicebus: str
+    listen: str
+    connections: int = 0
+    logging_in: int = 0
+    keys: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    upstream_failures: int = 0
+    messages: int = 0
+    buffered_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReading:
     """The daemon as it is now. `trouble` lists, for people, what is wrong; empty as a rule."""
 
@@ -130,6 +150,7 @@ class StatusReading:
     registry: str
     targets: Sequence[TargetReading] = ()
     pools: Sequence[PoolReading] = ()
+    gateways: Sequence[GatewayReading] = ()
     trouble: Sequence[str] = ()
     min_margin_s: float | None = None
 

@@ -155,6 +155,24 @@ class PoolView(TypedDict):
     taken: int
 
 
+class GatewayView(TypedDict):
+    """A gateway: where workers come in, how many are there (by key), and what it has seen since the start.
+
+    `logging_in` are connections that have proved no key yet; `messages` those passed to workers.
+    """
+
+    name: str
+    servicebus: str
+    listen: str
+    connections: int
+    logging_in: int
+    keys: dict[str, int]
+    refusals: dict[str, int]
+    upstream_failures: int
+    messages: int
+    buffered_bytes: int
+
+
 class LimitsView(TypedDict):
     """How many can be taken on."""
 
@@ -178,6 +196,7 @@ class StatusView(TypedDict):
     limits: LimitsView
     targets: list[TargetView]
     pools: list[PoolView]
+    gateways: list[GatewayView]
     trouble: list[str]
 
 
@@ -313,6 +332,21 @@ def show_status(reading: StatusReading, clock: Clock) -> StatusView:
                 "taken": pool.taken,
             }
             for pool in reading.pools
+        ],
+        "gateways": [
+            {
+                "name": gateway.name,
+                "servicebus": gateway.servicebus,
+                "listen": gateway.listen,
+                "connections": gateway.connections,
+                "logging_in": gateway.logging_in,
+                "keys": dict(gateway.keys),
+                "refusals": dict(gateway.refusals),
+                "upstream_failures": gateway.upstream_failures,
+                "messages": gateway.messages,
+                "buffered_bytes": gateway.buffered_bytes,
+            }
+            for gateway in reading.gateways
         ],
         "trouble": list(reading.trouble),
     }

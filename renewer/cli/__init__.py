@@ -12,8 +12,10 @@ import typer
 
 import renewer
 from renewer.cli.call import Call, Format, add_command, flowing
+from renewer.cli.democommand import demo
 from renewer.cli.doctorcommand import doctor
 from renewer.cli.exitcodes import EXIT_CODES_HELP, CommandError, ExitCode
+from renewer.cli.gatewaycommand import gateway_app
 from renewer.cli.messages import lease_app
 from renewer.cli.op import op_app
 from renewer.errors import ConfigError, RegistryError, RenewerError, UsageError
@@ -32,6 +34,7 @@ _MISUSED = cast(type[Exception], typer.BadParameter.__mro__[2])
 config_app = typer.Typer(no_args_is_help=True, help="Look at a configuration without running it.")
 app.add_typer(lease_app, name="lease")
 app.add_typer(op_app, name="op")
+app.add_typer(gateway_app, name="gateway")
 app.add_typer(config_app, name="config")
 
 ConfigOption = Annotated[
@@ -115,6 +118,23 @@ def status(call: Call) -> None:
     from renewer.cli.status import show_status
 
     show_status(call)
+
+
+@add_command(app)
+def health(
+    call: Call,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long it may take to answer.")] = "3s",
+) -> None:
+    """Say whether the daemon answers: for the health check of a container, a probe, a monitor.
+
+    What is wrong around it, such as a broker that is away, is shown and changes nothing: to restart the daemon would
+    not help, and cost the sessions that it holds.
+
+    Exit code 0 when it answers, 69 when there is none, 75 when it does not answer in time.
+    """
+    from renewer.cli.health import check_health
+
+    check_health(call, timeout=timeout)
 
 
 @add_command(app)
@@ -284,20 +304,7 @@ def emulator(
 app.command(help=flowing(emulator.__doc__))(emulator)
 
 
-@app.command()
-def demo(
-    for_: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="Stop after this long; else Ctrl-C stops it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="No live table; one JSON object at the end.")] = False,
-) -> None:
-    """See the daemon at work against the emulator: three sessions held, five Fabric operations followed.
-
-    With --json the exit code is 0 only if nothing was lost and every operation ended as scripted.
-    """
-    from renewer.cli.demo import run_demo
-
-    run_demo(for_, as_json=as_json)
+app.command(help=flowing(demo.__doc__))(demo)
 
 
 @app.command()

@@ -48,6 +48,7 @@ def check_config(file: Path, overrides: list[str], *, as_json: bool) -> None:
         "sessions": len(settings.session),
         "namespaces": len(settings.servicebus),
         "accounts": len(list(settings.accounts())),
+        "gateways": len(settings.gateway),
     }
     if as_json:
         print_json({"file": str(file), "mistakes": [], **counts})
@@ -55,7 +56,7 @@ def check_config(file: Path, overrides: list[str], *, as_json: bool) -> None:
     typer.echo(
         f"{file}: no mistakes; {plural(counts['sessions'], 'session')} on "
         f"{plural(counts['namespaces'], 'Service Bus namespace')}, {plural(len(settings.fabric), 'Fabric account')}, "
-        f"{plural(len(settings.azure), 'Azure account')}"
+        f"{plural(len(settings.azure), 'Azure account')}, {plural(len(settings.gateway), 'gateway')}"
     )
 
 
@@ -101,6 +102,8 @@ def _leaves(section: KeyPath, model: BaseModel) -> Iterator[tuple[KeyPath, objec
         value = getattr(model, name)
         if section == ("metrics",) and name == "listen":
             yield (*section, name), value.authority if isinstance(value, TcpListen) else "off"
+        elif section[0] == "gateway" and isinstance(value, TcpListen):
+            yield (*section, name), value.authority
         elif value is not None:
             yield (*section, name), _plain(name, value)
 
@@ -113,7 +116,8 @@ def _plain(name: str, value: object) -> object:
     if isinstance(value, LimitSettings):
         return value.shown()
     if isinstance(value, BaseModel):
-        return {key: _plain(key, getattr(value, key)) for key in type(value).model_fields}
+        given = {key: getattr(value, key) for key in type(value).model_fields}
+        return {key: _plain(key, item) for key, item in given.items() if item is not None}
     if isinstance(value, bool | int | float):
         return f"{value:04o}" if name.endswith("_mode") else value
     if isinstance(value, Mapping):

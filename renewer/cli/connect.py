@@ -124,6 +124,9 @@ def told(
         case Refused(retry_after_s=retry_after_s):
             later = f"; try again in {span(retry_after_s)}" if retry_after_s else "; try again later"
             return CommandError(text + later, ExitCode.TRY_AGAIN)
+        case Unavailable(status=503):
+            # It is there, and cannot store what it would have to: a disk that is full, say.
+            return CommandError(text, ExitCode.TRY_AGAIN)
         case Timeout() | RemoteFailed():
             return CommandError(text, ExitCode.TRY_AGAIN)
         case Unavailable() | ProtocolError():

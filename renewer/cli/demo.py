@@ -19,6 +19,7 @@ from rich.live import Live
 from renewer.asgi import listen_tcp
 from renewer.cli.demoview import Story, Views, show
 from renewer.cli.exitcodes import ExitCode
+from renewer.cli.gateway import connection_string
 from renewer.config import load, parse_duration
 from renewer.daemon.app import Daemon
 from renewer.emulator import SCENARIO_HEADER, Emulator, QueueSpec
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from renewer.config import Settings
 
 _LOCK_S = 10.0
-_REFRESH_S = 0.25
+REFRESH_S = 0.25
 _UNDER_WAY = ("not begun", "accepted", "running", "fetching")
 _SESSIONS = ("customer-42", "customer-43", "customer-44")
 _WORKSPACE = "/workspaces/cfafbeb1-8037-4d0c-896e-a46fb27ff229"
@@ -146,7 +147,7 @@ async def _draw(api: httpx.AsyncClient, views: Views, settings: Settings) -> Non
             await _refresh(api, views)
             live.update(show(views, hints))
             live.refresh()
-            await anyio.sleep(_REFRESH_S)
+            await anyio.sleep(REFRESH_S)
 
 
 async def _refresh(api: httpx.AsyncClient, views: Views) -> None:
@@ -164,12 +165,9 @@ def _settings(folder: Path, amqp_port: int, http_port: int) -> Settings:
         overrides={
             "daemon": {"state_dir": str(folder)},
             "api": {"listen": f"unix:{folder}/renewer.sock"},
-            "metrics": {"listen": f"127.0.0.1:{_free_port()}"},
+            "metrics": {"listen": f"127.0.0.1:{free_port()}"},
             "servicebus": {
-                "demo": {
-                    "connection_string": f"Endpoint=sb://127.0.0.1:{amqp_port};SharedAccessKeyName=local;"
-                    "SharedAccessKey=bG9jYWw=;UseDevelopmentEmulator=true"
-                }
+                "demo": {"connection_string": connection_string(f"127.0.0.1:{amqp_port}", "local", "bG9jYWw=")}
             },
             "session": [{"entity": "orders", "session_id": session_id} for session_id in _SESSIONS],
             "fabric": {"demo": {"base_url": f"http://127.0.0.1:{http_port}/v1", "token": "local"}},
@@ -177,7 +175,7 @@ def _settings(folder: Path, amqp_port: int, http_port: int) -> Settings:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that was free a moment ago, so that the address can be shown before anything listens there."""
     with listen_tcp("127.0.0.1", 0) as listener:
         port: int = listener.getsockname()[1]

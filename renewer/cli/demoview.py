@@ -39,11 +39,11 @@ def show(views: Views, hints: list[str]) -> RenderableType:
 
 
 def _leases(views: Views) -> Table:
-    table = _table("Session locks", "session", "state")
+    shown = table("Session locks", "session", "state")
     for name in ("left s", "margin s", "worst", "renewals", "lost"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for lease in views.leases:
-        table.add_row(
+        shown.add_row(
             f"{lease['entity']} / {lease['session_id']}",
             _styled(lease["state"]),
             _seconds(lease["remaining_s"]),
@@ -52,35 +52,36 @@ def _leases(views: Views) -> Table:
             str(lease["renewals"]),
             str(lease["losses"]),
         )
-    return table
+    return shown
 
 
 def _operations(views: Views) -> Table:
-    table = _table("Long-running operations", "operation", "state", "next poll")
-    table.add_column("elapsed s", justify="right", no_wrap=True)
+    shown = table("Long-running operations", "operation", "state", "next poll")
+    shown.add_column("elapsed s", justify="right", no_wrap=True)
     # In 80 columns it is the last one that gives way, by taking more lines.
-    for column, width in zip(table.columns, (25, 9, 9, 9), strict=True):
+    for column, width in zip(shown.columns, (25, 9, 9, 9), strict=True):
         column.min_width = width
-    table.add_column("result", overflow="fold")
+    shown.add_column("result", overflow="fold")
     for story, operation in sorted(views.operations.items(), key=lambda item: item[1]["submitted_at"]):
         next_poll = operation["next_poll_at"]
-        table.add_row(
+        shown.add_row(
             story.name,
             _styled(operation["state"]),
             f"{next_poll[11:19]}Z" if next_poll else "",
             _seconds(operation["elapsed_s"]),
             _outcome(operation),
         )
-    return table
+    return shown
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
+def table(title: str, *columns: str) -> Table:
+    """A table as the demos draw them."""
+    drawn = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
     )
     for name in columns:
-        table.add_column(name, no_wrap=True)
-    return table
+        drawn.add_column(name, no_wrap=True)
+    return drawn
 
 
 def _outcome(operation: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from renewer.cli.call import Call
-    from renewer.client import Pool, Status, Target
+    from renewer.client import Gateway, Pool, Status, Target
 
 _LOOK_S = 0.5
 _LATE_S = 0.2
@@ -48,6 +48,7 @@ def status_details(status: Status, where: str) -> list[tuple[str, Cell | str]]:
         ("registry", status.registry),
         *(("target", _target(target)) for target in status.targets),
         *(("pool", _pool(pool)) for pool in status.pools),
+        *(("gateway", _gateway(gateway)) for gateway in status.gateways),
         *(("trouble", Cell(text, "bad")) for text in status.trouble),
     ]
 
@@ -102,6 +103,23 @@ def _counts(counts: Mapping[str, int], limit: int | None) -> str:
 def _pool(pool: Pool) -> str:
     free = f"{pool.held} free, {pool.acquiring} on their way"
     return f"{pool.name} on {pool.servicebus}: {pool.sessions} sessions, {pool.taken} taken, {free}"
+
+
+def _gateway(gateway: Gateway) -> str:
+    workers = ", ".join(f"{count} {name}" for name, count in gateway.keys.items() if count)
+    parts = [
+        f"{gateway.name} at {gateway.listen} on {gateway.servicebus}",
+        plural(gateway.connections, "worker connection") + (f" ({workers})" if workers else ""),
+        f"{plural(gateway.messages, 'message')} passed",
+    ]
+    if gateway.logging_in:
+        parts.append(f"{gateway.logging_in} logging in")
+    refused = ", ".join(f"{why} {count}" for why, count in gateway.refusals.items() if count)
+    if refused:
+        parts.append(f"refused: {refused}")
+    if gateway.upstream_failures:
+        parts.append(plural(gateway.upstream_failures, "upstream failure"))
+    return ", ".join(parts)
 
 
 def _target(target: Target) -> str:

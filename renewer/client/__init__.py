@@ -34,6 +34,7 @@ from renewer.client.errors import (
 from renewer.client.messages import InFlight, Message
 from renewer.client.models import (
     Event,
+    Gateway,
     Lease,
     Loss,
     Operation,
@@ -66,6 +67,7 @@ __all__ = [
     "Duration",
     "Event",
     "EventStream",
+    "Gateway",
     "InFlight",
     "Lease",
     "LockAtRisk",

@@ -210,6 +210,22 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where workers with an SDK of their own come in. `connections` have proved a key, `logging_in` not yet."""
+
+    name: str
+    servicebus: str = ""
+    listen: str = ""
+    connections: int = 0
+    logging_in: int = 0
+    keys: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    upstream_failures: int = 0
+    messages: int = 0
+    buffered_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The daemon as it is now: `state` is ready, draining or stopping; `trouble` says what is wrong, for people."""
 
@@ -226,6 +242,7 @@ class Status:
     limits: Mapping[str, int] = field(default_factory=dict)
     targets: Sequence[Target] = ()
     pools: Sequence[Pool] = ()
+    gateways: Sequence[Gateway] = ()
     trouble: Sequence[str] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -379,6 +396,21 @@ def status_of(document: object) -> Status:
                 pool.whole("taken"),
             )
             for pool in read.parts("pools")
+        ),
+        gateways=tuple(
+            Gateway(
+                gateway.text("name") or "",
+                gateway.text("servicebus") or "",
+                gateway.text("listen") or "",
+                gateway.whole("connections"),
+                gateway.whole("logging_in"),
+                gateway.counts("keys"),
+                gateway.counts("refusals"),
+                gateway.whole("upstream_failures"),
+                gateway.whole("messages"),
+                gateway.whole("buffered_bytes"),
+            )
+            for gateway in read.parts("gateways")
         ),
         trouble=read.list_of_texts("trouble"),
         document=read.document,

@@ -2,6 +2,7 @@
 
 from renewer.config.accounts import AccountSettings, AzureSettings, FabricSettings
 from renewer.config.connectionstring import ConnectionString
+from renewer.config.gateways import GatewayEntitySettings, GatewayKeySettings, GatewayRenewSettings, GatewaySettings
 from renewer.config.identity import IdentitySettings
 from renewer.config.listen import TcpListen, UnixListen, is_loopback, parse_api_listen
 from renewer.config.load import load
@@ -29,6 +30,10 @@ __all__ = [
     "ConnectionString",
     "DaemonSettings",
     "FabricSettings",
+    "GatewayEntitySettings",
+    "GatewayKeySettings",
+    "GatewayRenewSettings",
+    "GatewaySettings",
     "IdentitySettings",
     "MetricsSettings",
     "RegistrySettings",

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import grp
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from renewer.config.accountchecks import check_accounts, check_bearer
-from renewer.config.findings import NAMES, Finding, one_of
-from renewer.config.listen import TcpListen, UnixListen
+from renewer.config.findings import Finding, one_of
+from renewer.config.gatewaychecks import check_gateways, no_servicebus
+from renewer.config.listen import TcpListen
 from renewer.config.namespaces import check_namespace
 from renewer.config.quantities import format_duration
 from renewer.config.secretsource import resolve_secret
-from renewer.config.suggest import closest
+from renewer.config.sockets import check_socket_group
 from renewer.core.timing import renewal_attempt_s
 from renewer.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import timedelta
-    from pathlib import Path
 
     from renewer.config.connectionstring import ConnectionString
     from renewer.config.keylines import KeyPath
@@ -43,6 +41,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield from check_namespace(name, servicebus, environ, connections)
     yield from _check_sessions(settings, connections)
     yield from _check_room(settings)
+    yield from check_gateways(settings, environ, connections)
     yield from _check_attempts(settings)
     yield from check_accounts(settings, environ)
     yield from _check_callback(settings, environ)
@@ -67,15 +66,9 @@ def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Findi
     if source is not None:
         yield from check_bearer(source, ("api",), environ)
     listen, metrics = api.listen, settings.metrics.listen
-    if isinstance(listen, UnixListen) and api.socket_group is not None and _is_within(listen.path, settings):
-        yield Finding(
-            ("api", "socket_group"),
-            f"would reach nobody: {listen.path} is in daemon.state_dir, which is for its owner alone; listen "
-            "elsewhere, as on unix:/run/renewer/renewer.sock",
-            (("api", "listen"), ("daemon", "state_dir")),
-        )
     if api.socket_group is not None:
-        yield from _check_group(api.socket_group, listen)
+        elsewhere = "unix:/run/renewer/renewer.sock"
+        yield from check_socket_group(api.socket_group, listen, ("api",), settings, elsewhere=elsewhere)
     if not isinstance(listen, TcpListen):
         return
     if source is None and not listen.is_loopback:
@@ -92,31 +85,13 @@ def _check_api(settings: Settings, environ: Mapping[str, str]) -> Iterator[Findi
         )
 
 
-def _check_group(group: str, listen: UnixListen | TcpListen) -> Iterator[Finding]:
-    at: KeyPath = ("api", "socket_group")
-    if isinstance(listen, TcpListen):
-        yield Finding(at, "has no effect on a TCP port; take it out, or listen on unix:", (("api", "listen"),))
-        return
-    try:
-        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        yield Finding(at, "must be a group of this machine; make it, or name another")
-        return
-    if os.geteuid() != 0 and number not in {os.getegid(), *os.getgroups()}:
-        yield Finding(at, "must be a group that this user is a member of: nobody else may give a file to it")
-
-
-def _is_within(path: Path, settings: Settings) -> bool:
-    return settings.daemon.state_dir.absolute() in path.absolute().parents
-
-
 def _check_sessions(settings: Settings, connections: Mapping[str, ConnectionString]) -> Iterator[Finding]:
     first: dict[tuple[str, str, str | None], int] = {}
     for number, session in enumerate(settings.session):
         here: KeyPath = ("session", number)
         name = settings.servicebus_name(session)
         if name is None:
-            yield _no_servicebus(settings, session, here)
+            yield no_servicebus(settings, session.servicebus, here)
             continue
         if settings.servicebus[name].transport == "rest":
             yield Finding(
@@ -189,19 +164,6 @@ def _check_pool(
             tuple(("session", entry, part) for entry in (first[key], number) for part in ("servicebus", "entity")),
         )
     first.setdefault(key, number)
-
-
-def _no_servicebus(settings: Settings, session: SessionSettings, here: KeyPath) -> Finding:
-    known = ", ".join(settings.servicebus)
-    if session.servicebus is None:
-        remedy = f"must say which servicebus it is on: {known}" if known else "needs a section [servicebus.NAME]"
-        return Finding(here, remedy, (("servicebus", NAMES), (*here, "servicebus")))
-    near = closest(session.servicebus, settings.servicebus)
-    if near is not None:
-        remedy = f"there is no [servicebus.{session.servicebus}]; did you mean {near}?"
-    else:
-        remedy = f"there is no [servicebus.{session.servicebus}]; " + (f"there are {known}" if known else "add it")
-    return Finding((*here, "servicebus"), remedy, (("servicebus", NAMES),))
 
 
 def _check_attempts(settings: Settings) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from pydantic_settings.exceptions import SettingsError
 from renewer.config.layers import Layers, Origin, flatten
 from renewer.config.model import Settings
 from renewer.config.problems import HIDDEN, escaped
-from renewer.config.shape import is_named_group
+from renewer.config.shape import is_array, is_named_group
 from renewer.config.suggest import closest
 from renewer.errors import ConfigProblem
 
@@ -86,9 +86,17 @@ def _as_written(path: KeyPath, layers: Layers) -> KeyPath:
     if len(path) < 2:
         return path
     name = str(path[1])
-    second: str | int = name
     if not is_named_group((group,)):
-        second = int(name) if name.isdecimal() else name
-    elif isinstance(below := layers.data.get(str(group)), dict):
-        second = next((known for known in below if known.lower().replace("-", "_") == name), name)
-    return (group, second, *path[2:])
+        return _numbered(path)
+    if isinstance(below := layers.data.get(str(group)), dict):
+        name = next((known for known in below if known.lower().replace("-", "_") == name), name)
+    return (group, name, *path[2:])
+
+
+def _numbered(path: KeyPath) -> KeyPath:
+    """The path with numbers in it where it leads into arrays."""
+    steps: KeyPath = ()
+    for step in path:
+        into_array = isinstance(step, str) and step.isdecimal() and is_array(steps)
+        steps = (*steps, int(step) if into_array else step)
+    return steps

@@ -12,6 +12,7 @@ _HOSTNAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:
 _HOST_PORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]{2,64})\]|([^\[\]:/]{1,253})):([0-9]{1,5})")
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of Linux less its closing NUL; other systems allow less
 _API_FORM: Final = 'must be "unix:PATH" or "tcp:HOST:PORT"'
+_GATEWAY_FORM: Final = 'must be "HOST:PORT" such as "127.0.0.1:5672", or "unix:PATH"'
 _METRICS_FORM: Final = 'must be "HOST:PORT" such as "127.0.0.1:9464", or "off"'
 
 
@@ -62,16 +63,22 @@ def parse_api_listen(value: object) -> UnixListen | TcpListen:
         raise ValueError(_API_FORM)  # noqa: TRY004 - pydantic makes a finding of ValueError alone
     scheme, _, rest = value.strip().partition(":")
     if scheme == "unix":
-        if not rest or not rest.isprintable() or rest.endswith("/"):
-            raise ValueError(f'{_API_FORM}; after "unix:" comes the path of a socket')
-        if len(rest.encode()) > _MAX_SOCKET_PATH_BYTES:
-            raise ValueError(
-                f"must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, the system's limit for sockets"
-            )
-        return UnixListen(Path(rest))
+        return _parse_socket_path(rest, _API_FORM)
     if scheme == "tcp":
         return _parse_host_port(rest, _API_FORM)
     raise ValueError(_API_FORM)
+
+
+def parse_gateway_listen(value: object) -> UnixListen | TcpListen:
+    """Read ``HOST:PORT`` or ``unix:PATH``; raises `ValueError` that says what would be right."""
+    if isinstance(value, UnixListen | TcpListen):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(_GATEWAY_FORM)  # noqa: TRY004 - as above
+    text = value.strip()
+    if text.startswith("unix:"):
+        return _parse_socket_path(text.removeprefix("unix:"), _GATEWAY_FORM)
+    return _parse_host_port(text.removeprefix("tcp:"), _GATEWAY_FORM)
 
 
 def parse_metrics_listen(value: object) -> TcpListen | None:
@@ -104,6 +111,14 @@ def is_host(host: str) -> bool:
         # Digits and dots alone are a mistyped address, not a name.
         return _HOSTNAME.fullmatch(host) is not None and re.fullmatch(r"[0-9.]+", host) is None
     return True
+
+
+def _parse_socket_path(path: str, form: str) -> UnixListen:
+    if not path or not path.isprintable() or path.endswith("/"):
+        raise ValueError(f'{form}; after "unix:" comes the path of a socket')
+    if len(path.encode()) > _MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, the system's limit for sockets")
+    return UnixListen(Path(path))
 
 
 def _parse_host_port(text: str, form: str) -> TcpListen:

@@ -19,6 +19,7 @@ from renewer.config.keylines import key_lines
 from renewer.config.layers import Layers, Origin, flatten, parse_path, step_into
 from renewer.config.model import Settings
 from renewer.config.problems import escaped, from_pydantic, problem_at, value_path
+from renewer.config.shape import required_keys
 from renewer.errors import ConfigError, ConfigProblem
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 _MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _MAX_PROBLEMS: Final = 200
 _MAX_ROUNDS: Final = 8
-_COPIED_DEPTH: Final = 4
+_COPIED_DEPTH: Final = 6
 """As deep as settings go. Mistakes may go deeper than the stack could follow."""
 _PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_STAND_IN: Final[Mapping[str, Any]] = {"entity": "set-aside"}
-"""Takes the place of an entry that cannot be used, so that the entries after it keep their numbers."""
+_STAND_INS: Final[Mapping[str, Any]] = {"entity": "set-aside", "name": "set-aside", "entities": ["set-aside"]}
+"""Take the place of what must be there and cannot be used, so that entries of an array keep their numbers."""
 
 
 def load(path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -162,11 +163,11 @@ def _set_aside(data: dict[str, Any], path: KeyPath, kind: str) -> None:
         node = step_into(node, step)
     last: Any = path[-1]
     if isinstance(node, list):
-        node[last] = dict(_STAND_IN)
+        node[last] = {key: _STAND_INS[key] for key in required_keys(path)}
     elif not isinstance(node, dict):
         return  # something around it was set aside already
-    elif last in _STAND_IN and kind != "extra_forbidden":
-        node[last] = _STAND_IN[last]
+    elif last in required_keys(path[:-1]) and kind != "extra_forbidden":
+        node[last] = _STAND_INS[last]
     else:
         node.pop(last, None)
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from renewer.config.accounts import AzureSettings, FabricSettings
+from renewer.config.gateways import GatewaySettings
 from renewer.config.hosts import callable_hosts
 from renewer.config.identity import IdentitySettings
 from renewer.config.listen import TcpListen, UnixListen, parse_api_listen, parse_metrics_listen
 from renewer.config.namespaces import parse_namespace, parse_proxy
 from renewer.config.quantities import count_between, duration_between, number_between, size_between
 from renewer.config.secretsource import SecretSource
-from renewer.config.section import EnvName, PathSetting, Section, lowered, secret_source
+from renewer.config.section import EnvName, GroupSetting, ModeSetting, PathSetting, Section, lowered, secret_source
 from renewer.core.timing import RenewalPolicy
 
 if TYPE_CHECKING:
@@ -29,24 +30,6 @@ _MAX_ENTITY_LENGTH = 400  # topic (260) and subscription (50) with the word betw
 _MAX_SESSION_ID_LENGTH = 128  # Service Bus quotas: "SessionId 128 characters"
 _MAX_LABELS = 32
 _ACQUIRE_MARGIN_S = 15.0
-
-
-def _octal_mode(value: object) -> int:
-    # Numbers are refused: the octal 0o660 and a decimal 432 cannot be told apart, and 660 would mean 0o1224.
-    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
-        raise ValueError('must be a file mode in octal, as text, such as "0660"')
-    mode = int(value, 8)
-    if mode & 0o600 != 0o600:
-        raise ValueError("must let the owner read and write, such as 0660 or 0600")
-    return mode
-
-
-def _group(value: object) -> str:
-    number = isinstance(value, int) and not isinstance(value, bool)
-    text = str(value) if number else value
-    if not isinstance(text, str) or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", text) is None:
-        raise ValueError('must be the name or the number of a group, such as "renewer"')
-    return text
 
 
 def _section_name(value: str) -> str:
@@ -107,8 +90,8 @@ class ApiSettings(Section):
     listen: Annotated[UnixListen | TcpListen, BeforeValidator(parse_api_listen)] = UnixListen(
         Path("./var/renewer.sock")
     )
-    socket_mode: Annotated[int, BeforeValidator(_octal_mode)] = 0o660
-    socket_group: Annotated[str, BeforeValidator(_group)] | None = None
+    socket_mode: ModeSetting = 0o660
+    socket_group: GroupSetting | None = None
     key: SecretStr | None = None
     key_file: PathSetting | None = None
     key_env: EnvName | None = None
@@ -121,9 +104,16 @@ class ApiSettings(Section):
 
 
 class MetricsSettings(Section):
-    """The page that Prometheus reads."""
+    """What Prometheus reads, and the page for people beside it."""
 
     listen: Annotated[TcpListen | None, BeforeValidator(parse_metrics_listen)] = TcpListen("127.0.0.1", 9464)
+    page: bool | None = None
+
+    def shows_page(self) -> bool:
+        """Whether there is the page: as set, and where nothing is set for this machine alone."""
+        if self.listen is None:
+            return False
+        return self.listen.is_loopback if self.page is None else self.page
 
 
 class RenewalSettings(Section):
@@ -212,6 +202,7 @@ class Settings(Section):
     renewal: RenewalSettings = RenewalSettings()
     servicebus: dict[SectionName, ServiceBusSettings] = Field(default_factory=dict)
     session: tuple[SessionSettings, ...] = ()
+    gateway: tuple[GatewaySettings, ...] = ()
     fabric: dict[SectionName, FabricSettings] = Field(default_factory=dict)
     azure: dict[SectionName, AzureSettings] = Field(default_factory=dict)
     callback: CallbackSettings = CallbackSettings()
@@ -222,11 +213,15 @@ class Settings(Section):
             for name, section in group.items():
                 yield f"{section.GROUP}.{name}", section
 
-    def servicebus_name(self, session: SessionSettings) -> str | None:
-        """The section that `session` belongs to: the one it names, or the only one; None where there is neither."""
-        if session.servicebus is not None:
-            return session.servicebus if session.servicebus in self.servicebus else None
+    def servicebus_name(self, section: SessionSettings | GatewaySettings) -> str | None:
+        """The namespace that `section` belongs to: the one it names, or the only one; None where there is neither."""
+        if section.servicebus is not None:
+            return section.servicebus if section.servicebus in self.servicebus else None
         return next(iter(self.servicebus)) if len(self.servicebus) == 1 else None
+
+    def gateway_name(self, gateway: GatewaySettings) -> str | None:
+        """What `gateway` is called: by its own name, or that of its namespace; None where there is neither."""
+        return gateway.name if gateway.name is not None else self.servicebus_name(gateway)
 
     def renewal_policy(self, servicebus: str | None = None) -> RenewalPolicy:
         """How leases on a namespace are kept (None: as ``[renewal]`` says), unless their own entries say otherwise."""

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from renewer.config.layers import format_path
-from renewer.config.shape import all_keys, field_at, is_harmless, is_named_group, is_secret, section_at
+from renewer.config.shape import all_keys, field_at, is_array, is_harmless, is_named_group, is_secret, section_at
 from renewer.config.suggest import closest
 from renewer.errors import ConfigError, ConfigProblem
 
@@ -99,9 +99,12 @@ def _unknown(path: KeyPath) -> str:
     model = section_at(section)
     known = list(model.model_fields) if model is not None else []
     near = closest(key, known)
+    elsewhere = [place for place, name in all_keys() if name == key.lower()]
+    inside = [place for place in elsewhere if section and place.strip("[]").startswith(f"{section[0]}.")]
+    if inside:
+        return f"no such setting here; it belongs in {' or '.join(inside)}"
     if near is not None:
         return f"no such setting; did you mean {near}?"
-    elsewhere = [place for place, name in all_keys() if name == key.lower()]
     if elsewhere:
         return f"no such setting here; it belongs in {' or '.join(elsewhere)}"
     what = f"in [{format_path(section)}]" if section else "at the top"
@@ -111,8 +114,9 @@ def _unknown(path: KeyPath) -> str:
 def _form(path: KeyPath) -> str:
     """What a value at `path` looks like when it is right."""
     name = path[-1]
-    if len(path) == 1 and name == "session":
-        return "an array of tables: [[session]], in double brackets"
+    if is_array(path):
+        section = ".".join(str(step) for step in path if isinstance(step, str))
+        return f"an array of tables: [[{section}]], in double brackets"
     if is_named_group(path):
         return f"tables with names, such as [{name}.main]"
     if len(path) == 2 and is_named_group(path[:1]):

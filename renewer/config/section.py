@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -36,5 +37,25 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def _octal_mode(value: object) -> int:
+    # Numbers are refused: the octal 0o660 and a decimal 432 cannot be told apart, and 660 would mean 0o1224.
+    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
+        raise ValueError('must be a file mode in octal, as text, such as "0660"')
+    mode = int(value, 8)
+    if mode & 0o600 != 0o600:
+        raise ValueError("must let the owner read and write, such as 0660 or 0600")
+    return mode
+
+
+def _group(value: object) -> str:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if number else value
+    if not isinstance(text, str) or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", text) is None:
+        raise ValueError('must be the name or the number of a group, such as "renewer"')
+    return text
+
+
 PathSetting: TypeAlias = Annotated[Path, BeforeValidator(_path)]
 EnvName: TypeAlias = Annotated[str, BeforeValidator(parse_env_name)]
+ModeSetting: TypeAlias = Annotated[int, BeforeValidator(_octal_mode)]
+GroupSetting: TypeAlias = Annotated[str, BeforeValidator(_group)]

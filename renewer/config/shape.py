@@ -30,6 +30,12 @@ def section_at(path: KeyPath) -> type[BaseModel] | None:
     return model
 
 
+def required_keys(path: KeyPath) -> list[str]:
+    """The keys that a table at `path` cannot be without."""
+    section = section_at(path)
+    return [key for key, field in section.model_fields.items() if field.is_required()] if section is not None else []
+
+
 def field_at(path: KeyPath) -> FieldInfo | None:
     """The field that `path` leads to, None where it leads to none."""
     section = section_at(path[:-1]) if path else None
@@ -54,6 +60,12 @@ def is_named_group(path: KeyPath) -> bool:
     return field is not None and get_origin(field.annotation) is dict and _member(field.annotation)[0] is not None
 
 
+def is_array(path: KeyPath) -> bool:
+    """Whether `path` leads to an array of tables, as ``[[session]]`` is."""
+    field = field_at(path)
+    return field is not None and get_origin(field.annotation) is tuple and _member(field.annotation)[0] is not None
+
+
 def all_keys() -> Iterator[tuple[str, str]]:
     """Every section as people write it (``[servicebus.NAME]``), with each key in it; tables in sections follow."""
     for name, field in Settings.model_fields.items():
@@ -64,9 +76,10 @@ def all_keys() -> Iterator[tuple[str, str]]:
         for key in member.model_fields:
             yield section, key
         for key, inner in member.model_fields.items():
-            table, _ = _member(inner.annotation)
+            table, numbered = _member(inner.annotation)
+            inside = f"{section.strip('[]')}.{key}"
             for inner_key in table.model_fields if table is not None else ():
-                yield f"{section[:-1]}.{key}]", inner_key
+                yield f"[[{inside}]]" if numbered else f"[{inside}]", inner_key
 
 
 def _member(annotation: Any) -> tuple[type[BaseModel] | None, bool]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
-from renewer.config import AzureSettings, ConnectionString, FabricSettings, resolve_secret, split_namespace
+from renewer.config import (
+    AzureSettings,
+    ConnectionString,
+    FabricSettings,
+    UnixListen,
+    resolve_secret,
+    split_namespace,
+)
 from renewer.daemon.callbacks import CallbackOptions
 from renewer.daemon.registrar import Account, Namespace, Room
+from renewer.errors import UsageError
+from renewer.gateway.options import EntityPolicy, GatewayOptions, TcpAddress, UnixAddress, WorkerKey
 from renewer.targets.azure import AzureTarget
 from renewer.targets.fabric import FabricTarget
 from renewer.targets.identity import Identity
@@ -19,7 +29,7 @@ from renewer.targets.servicebus import NamespaceOptions, ReadySignature, Service
 from renewer.targets.tokens import AzureIdentityToken, EnvToken, FileToken, StaticToken
 
 if TYPE_CHECKING:
-    from renewer.config import AccountSettings, IdentitySettings, ServiceBusSettings, Settings
+    from renewer.config import AccountSettings, GatewaySettings, IdentitySettings, ServiceBusSettings, Settings
     from renewer.ports import Clock, OperationTarget, ReportLoss
     from renewer.targets.servicebus import NamespaceCredential
     from renewer.targets.spool import Spool
@@ -120,15 +130,39 @@ def callback_options(settings: Settings, environ: Mapping[str, str]) -> Callback
     )
 
 
-def read_gauges(namespaces: Mapping[str, ServiceBusTarget]) -> Callable[[], Iterator[tuple[str, dict[str, float]]]]:
-    """What the metrics show of each namespace at scrape time."""
+def gateway_options(settings: Settings, environ: Mapping[str, str]) -> list[GatewayOptions]:
+    """The gateways that the configuration names, with the keys that let workers in.
+
+    Raises `ConfigError` where a key, or the connection string of the namespace, cannot be had.
+    """
+    return [
+        _gateway_options(f"gateway[{number}]", section, settings, environ)
+        for number, section in enumerate(settings.gateway)
+    ]
+
+
+def read_gauges(
+    namespaces: Mapping[str, ServiceBusTarget],
+    accounts: Mapping[str, OperationTarget],
+    gateway_token_failures: Callable[[], Iterable[tuple[str, int]]] = tuple,
+) -> Callable[[], Iterator[tuple[str, dict[str, float]]]]:
+    """What the metrics show of each namespace and account at scrape time."""
 
     def read() -> Iterator[tuple[str, dict[str, float]]]:
         for name, target in namespaces.items():
-            readings: dict[str, float] = {"connections": target.connections, "links": target.links}
+            readings: dict[str, float] = {
+                "connections": target.connections,
+                "links": target.links,
+                "in_trouble": target.trouble is not None,
+                "token_failures": target.token_failures,
+            }
             if target.clock_skew_s is not None:
                 readings["clock_skew_s"] = target.clock_skew_s
             yield name, readings
+        for name, account in accounts.items():
+            yield name, {"token_failures": account.token_failures}
+        for name, failures in gateway_token_failures():
+            yield name, {"token_failures": failures}
 
     return read
 
@@ -162,6 +196,73 @@ def _shared_access(parsed: ConnectionString) -> NamespaceCredential:
         return ReadySignature(parsed.signature.get_secret_value(), parsed.key_name, parsed.signature_ends_at)
     key = "" if parsed.key is None else parsed.key.get_secret_value()
     return SharedAccessKey(parsed.key_name, key)
+
+
+def _gateway_options(
+    here: str, section: GatewaySettings, settings: Settings, environ: Mapping[str, str]
+) -> GatewayOptions:
+    servicebus, name = settings.servicebus_name(section), settings.gateway_name(section)
+    if servicebus is None or name is None:
+        raise UsageError(f"{here} is on no namespace")
+    # A lock that was lost is for the worker's SDK to take again, over a link of its own.
+    renewal = replace(settings.renewal_policy(servicebus), reacquire=False)
+    return GatewayOptions(
+        name=name,
+        listen=_gateway_address(section),
+        namespace=namespace_options(servicebus, settings.servicebus[servicebus], environ),
+        keys=gateway_keys(here, section, environ),
+        policies=_gateway_policies(section, renewal.max_duration_s),
+        renewal=renewal,
+        max_connections=section.max_connections,
+        login_timeout_s=section.login_timeout.total_seconds(),
+    )
+
+
+def gateway_keys(here: str, section: GatewaySettings, environ: Mapping[str, str]) -> tuple[WorkerKey, ...]:
+    """The keys of the section at `here` (``gateway[0]``). Raises `ConfigError` where one cannot be had."""
+    keys: list[WorkerKey] = []
+    for number, key in enumerate(section.key):
+        source = key.key_source(f"{here}.key[{number}]")
+        if source is not None:
+            keys.append(WorkerKey(key.name, resolve_secret(source, environ).get_secret_value(), key.entities))
+    return tuple(keys)
+
+
+def _gateway_address(section: GatewaySettings) -> TcpAddress | UnixAddress:
+    listen = section.listen
+    if isinstance(listen, UnixListen):
+        return UnixAddress(str(listen.path), section.socket_mode, section.socket_group)
+    certificate, key = section.tls_cert_file, section.tls_key_file
+    return TcpAddress(
+        listen.host,
+        listen.port,
+        None if certificate is None else str(certificate),
+        None if key is None else str(key),
+    )
+
+
+def _gateway_policies(section: GatewaySettings, max_duration_s: float | None) -> tuple[EntityPolicy, ...]:
+    renew = section.renew
+    all_others = EntityPolicy(
+        "*",
+        sessions=renew.sessions,
+        messages=renew.messages,
+        max_duration_s=max_duration_s if renew.max_duration is None else renew.max_duration.total_seconds(),
+        show_lock_until=section.show_lock_until,
+    )
+    special = (
+        EntityPolicy(
+            rule.entity,
+            sessions=all_others.sessions if rule.sessions is None else rule.sessions,
+            messages=all_others.messages if rule.messages is None else rule.messages,
+            max_duration_s=all_others.max_duration_s
+            if rule.max_duration is None
+            else rule.max_duration.total_seconds(),
+            show_lock_until=all_others.show_lock_until if rule.show_lock_until is None else rule.show_lock_until,
+        )
+        for rule in section.entity
+    )
+    return (*special, all_others)
 
 
 def namespace_options(name: str, section: ServiceBusSettings, environ: Mapping[str, str]) -> NamespaceOptions:

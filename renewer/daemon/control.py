@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 import renewer
-from renewer.api.control import EventDocument, PoolReading, StatusReading, TargetReading
+from renewer.api.control import EventDocument, GatewayReading, PoolReading, StatusReading, TargetReading
 from renewer.daemon.admission import Limits
 from renewer.daemon.messagecontrol import MessageControl
 from renewer.daemon.operationcontrol import OperationControl
@@ -46,6 +46,7 @@ class Outlook:
     loop_lag_s: Callable[[], float] = lambda: 0.0
     registry: str = "memory"
     pools: Callable[[], Sequence[PoolReading]] = lambda: ()
+    gateways: Callable[[], Sequence[GatewayReading]] = lambda: ()
     trouble: Callable[[], Sequence[str]] = lambda: ()
 
 
@@ -94,6 +95,7 @@ class DaemonControl(MessageControl, OperationControl):
             registry=self._outlook.registry,
             targets=self._outlook.targets(),
             pools=self._outlook.pools(),
+            gateways=self._outlook.gateways(),
             trouble=trouble,
         )
 

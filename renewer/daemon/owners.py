@@ -7,6 +7,7 @@ of its own, such as a container's, does not see the processes of others: owners 
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,18 +28,19 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_S = 1.0
 """How often to look for a process where the kernel has no pidfd."""
 
+_PROC = Path("/proc")
 _STARTTIME = 19
 """proc(5): starttime is field 22 of /proc/PID/stat, the 20th after the name in parentheses."""
 
 
 def identified(owner: Owner) -> Owner:
-    """The owner with its process's start time. Raises `UsageError` if there is no such process."""
+    """The owner with its process's start time, where we may see it. Raises `UsageError` if there is no such process."""
     if owner.kind is not OwnerKind.PID:
         return owner
     if owner.pid is None:
         raise UsageError("owner.pid: give the number of the process that owns the lease")
     started = _started(owner.pid)
-    if started is None:
+    if started is None and not _is_hidden(owner.pid):
         raise UsageError(
             f"owner.pid: no process {owner.pid} can be seen from here; in another container or PID namespace use an "
             "owner of kind connection or heartbeat"
@@ -114,7 +116,7 @@ async def _ended(pid: int, started: int | None) -> None:
         return
     try:
         # Looked up after the descriptor was had: from here on it can be no other process.
-        if _started(pid) == started:
+        if started is None or _started(pid) == started:
             await anyio.wait_readable(descriptor)
     finally:
         os.close(descriptor)
@@ -123,7 +125,23 @@ async def _ended(pid: int, started: int | None) -> None:
 def _started(pid: int) -> int | None:
     """When the process was started, in ticks since boot; None if it is gone, or has ended and waits for its parent."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else int(fields[_STARTTIME])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether it lives and belongs to somebody whose processes we may not see: ProtectProc=, or hidepid of proc(5)."""
+    if (_PROC / str(pid)).exists():
+        return False
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(descriptor)

@@ -106,6 +106,9 @@ def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
         document = _of_known_version(entry)
         carry = timeline.carry(document["clock"])
         owner = dict(document["owner"])
+        if owner.get("pid") is not None and timeline.boot and document["clock"]["boot"] != timeline.boot:
+            # No process outlives its boot, and one that was hidden from us (ProtectProc=) is known by number alone.
+            owner["pid_started"] = -1
         loss = document["last_loss"]
         spec = LeaseSpec(
             id=LeaseId(entry.id),

@@ -112,7 +112,8 @@ class Registrar:
     def with_policy(self, spec: LeaseSpec) -> LeaseSpec:
         """The lease, kept as the configuration says now and its registrar asked."""
         namespace = self.namespaces.get(spec.target)
-        policy = RenewalPolicy() if namespace is None else namespace.policy
+        # What a gateway keeps has its own policy from there.
+        policy = spec.policy if namespace is None else namespace.policy
         policy = replace(policy, **spec.context.get("asked", {}))
         if spec.owner.kind is not OwnerKind.NONE:
             # Its owner waits for as long as it wants to, and is noticed when it does not any longer.

@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
 import structlog
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
-from renewer.config.quantities import format_duration
+from renewer.daemon.changes import ABSENT, PRESENT, Change, compare_gateways, shown
 from renewer.errors import ConfigError, RenewerError
 
 if TYPE_CHECKING:
@@ -80,26 +78,8 @@ APPLIED_NOW: Final = frozenset(
 """Settings whose new value is used at once. Every other one is fixed at the start, save for sessions."""
 
 _API_KEYS: Final = ("key", "key_file", "key_env")
-_ABSENT: Final = "absent"
-_PRESENT: Final = "present"
-_HIDDEN: Final = "***"
 
 _log = structlog.get_logger("renewer.reload")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One setting, as ``section.key``, with its old and its new value as they may be shown."""
-
-    key: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        """Render for people; of a secret one learns that it is another one."""
-        if _HIDDEN in (self.before, self.after) and _ABSENT not in (self.before, self.after):
-            return f"{self.key} (a secret)"
-        return f"{self.key}: {self.before} → {self.after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +109,7 @@ def plan_reload(old: Settings, new: Settings) -> ReloadPlan:
     restart: list[Change] = []
     merged: dict[str, Any] = {}
     for name in type(old).model_fields:
-        if name == "session":
+        if name in ("session", "gateway"):
             continue
         before, after = getattr(old, name), getattr(new, name)
         if isinstance(before, BaseModel):
@@ -137,7 +117,9 @@ def plan_reload(old: Settings, new: Settings) -> ReloadPlan:
         elif isinstance(before, dict):
             merged[name] = _merge_group(name, before, after, now, restart)
         elif before != after:
-            restart.append(Change(name, _shown(before), _shown(after)))
+            restart.append(Change(name, shown(before), shown(after)))
+    # Workers are connected to them, and keys are read when they begin.
+    restart += compare_gateways(old, new)
     _keep_the_door_locked(old, new, merged, now, restart)
     kept = old.model_copy(update=merged)
     held, wanted, waiting = _resolved(old), *_servable(new, kept)
@@ -250,7 +232,7 @@ def _merge_section(
         old, new = getattr(before, key), getattr(after, key)
         if old == new:
             continue
-        change = Change(f"{name}.{key}", _shown(old, key), _shown(new, key))
+        change = Change(f"{name}.{key}", shown(old, key), shown(new, key))
         if f"{rule}.{key}" in APPLIED_NOW:
             now.append(change)
             taken[key] = new
@@ -263,8 +245,8 @@ def _merge_group(
     name: str, before: dict[str, Any], after: dict[str, Any], now: list[Change], restart: list[Change]
 ) -> dict[str, Any]:
     """Named sections: those on both sides one by one; to come or to go they need a restart."""
-    restart += [Change(f"{name}.{section}", _PRESENT, _ABSENT) for section in before if section not in after]
-    restart += [Change(f"{name}.{section}", _ABSENT, _PRESENT) for section in after if section not in before]
+    restart += [Change(f"{name}.{section}", PRESENT, ABSENT) for section in before if section not in after]
+    restart += [Change(f"{name}.{section}", ABSENT, PRESENT) for section in after if section not in before]
     return {
         section: _merge_section(f"{name}.{section}", f"{name}.NAME", settings, after[section], now, restart)
         if section in after
@@ -287,26 +269,6 @@ def _keep_the_door_locked(
         restart.append(change)
 
 
-def _shown(value: object, key: str = "") -> str:
-    match value:
-        case None:
-            return _ABSENT
-        case SecretStr():
-            return _HIDDEN
-        case bool():
-            return str(value).lower()
-        case int() if key == "socket_mode":
-            return f"{value:04o}"
-        case timedelta():
-            return format_duration(value)
-        case str() | Path():
-            return f'"{value}"'
-        case list() | tuple():
-            return f"[{', '.join(_shown(item) for item in value)}]"
-        case _:
-            return str(value)
-
-
 # Sessions -------------------------------------------------------------------------------------------------------------
 
 _SessionKey = tuple[str | None, str, str | None, bool]
@@ -326,7 +288,7 @@ def _servable(new: Settings, kept: Settings) -> tuple[list[SessionSettings], lis
         if session.servicebus in kept.servicebus:
             servable.append(session)
         else:
-            waiting.append(Change(f"session {_named(session)}", _ABSENT, f"on servicebus.{session.servicebus}"))
+            waiting.append(Change(f"session {_named(session)}", ABSENT, f"on servicebus.{session.servicebus}"))
     return servable, waiting
 
 

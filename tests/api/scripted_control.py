@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import anyio
 
-from renewer.api.control import EventDocument, FollowRequest, HoldRequest, StatusReading, TargetReading
+from renewer.api.control import EventDocument, FollowRequest, GatewayReading, HoldRequest, StatusReading, TargetReading
 from renewer.core.leases import Lease, Loss
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Result
 from renewer.core.operations import Operation
@@ -137,6 +137,11 @@ class ScriptedControl:
             loop_lag_s=0.001,
             registry="memory",
             targets=(TargetReading("servicebus.main", 1, 2), TargetReading("fabric.main", clock_skew_s=0.12345)),
+            gateways=(
+                GatewayReading(
+                    "main", "main", "127.0.0.1:5672", 3, 1, {"local": 3}, {"key": 2}, upstream_failures=1, messages=7
+                ),
+            ),
             trouble=("a full disk",),
         )
 

@@ -324,6 +324,9 @@ async def test_the_status_tells_of_the_daemon(client):
     assert status["limits"] == {"leases": 10, "operations": 20}
     assert status["targets"][1] == {"name": "fabric.main", "connections": None, "links": None, "clock_skew_s": 0.123}
     assert status["trouble"] == ["a full disk"]
+    (gateway,) = status["gateways"]
+    assert (gateway["listen"], gateway["connections"], gateway["logging_in"]) == ("127.0.0.1:5672", 3, 1)
+    assert (gateway["keys"], gateway["refusals"], gateway["messages"]) == ({"local": 3}, {"key": 2}, 7)
     assert status["uptime_s"] > 0
 
 

@@ -174,6 +174,7 @@ def test_a_key_file_that_holds_no_key_is_told_without_its_content(
         (Timeout("x"), 75),
         (RemoteFailed("x"), 75),
         (Unavailable("x"), 69),
+        (Unavailable("x", status=503, problem={"title": "Service Unavailable", "status": 503}), 75),
         (ProtocolError("x"), 69),
         (ServerError("x"), 70),
         (LockLost("x", reason="expired"), 1),

@@ -129,3 +129,32 @@ async def test_a_process_that_is_not_there_cannot_own_anything(process):
     with pytest.raises(UsageError, match=r"owner\.pid"):
         identified(Owner(OwnerKind.PID, pid=process.pid))
     assert identified(Owner(OwnerKind.HEARTBEAT, ttl_s=3.0)) == Owner(OwnerKind.HEARTBEAT, ttl_s=3.0)
+
+
+async def test_a_process_that_proc_hides_from_us_is_an_owner_like_any_other(process, monkeypatch, tmp_path):
+    monkeypatch.setattr(owners, "_PROC", tmp_path)
+    owner, watched = owner_of(process), Watched()
+    assert owner.pid_started is None
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watched.owners.run)
+        watched.tell("a", owner)
+        watched.tell("b", owner, LeaseNews.RESTORED)
+        await anyio.wait_all_tasks_blocked()
+        assert watched.gone == []
+        process.kill()
+        await watched.first()
+        assert sorted(event.lease_id for event in watched.gone) == ["a", "b"]
+        tasks.cancel_scope.cancel()
+
+
+def end(process: subprocess.Popen[bytes], options: int) -> None:
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | options)
+
+
+@pytest.mark.parametrize("options", [0, os.WNOWAIT])
+async def test_a_hidden_process_that_has_ended_cannot_own_anything(process, monkeypatch, tmp_path, options):
+    monkeypatch.setattr(owners, "_PROC", tmp_path)
+    end(process, options)
+    with pytest.raises(UsageError, match=r"owner\.pid"):
+        owner_of(process)

@@ -14,6 +14,7 @@ FIXED_AT_START = {
     "api.socket_mode",
     "api.socket_group",
     "metrics.listen",
+    "metrics.page",
     "registry.synchronous",
     "registry.inline_result",
     "renewal.concurrency",
@@ -86,7 +87,7 @@ def test_every_setting_is_either_applied_at_once_or_fixed_at_the_start() -> None
     known = {
         f"{section.strip('[]')}.{key}"
         for section, key in all_keys()
-        if not section.startswith("[[") and not section.endswith(".limits]")
+        if not section.startswith(("[[", "[gateway.")) and not section.endswith(".limits]")
     }
     assert known - APPLIED_NOW - FIXED_AT_START == set(), "say in renewer/daemon/reload.py, or here, which they are"
     assert not APPLIED_NOW & FIXED_AT_START
@@ -260,3 +261,26 @@ def test_sessions_that_stay_are_the_same_before_and_after() -> None:
     start = with_namespaces_named(settings({"session": [session("a"), session(None, labels={"n": "1"})]}))
     plan = plan_reload(start, settings({"session": [session("a"), session(None, labels={"n": "1"}), session("b")]}))
     assert plan.settings.session[:2] == start.session
+
+
+def test_a_gateway_that_changes_waits_for_a_restart_and_is_told_by_its_name() -> None:
+    def gateway(port: int, *, name: str, key: str = "c2VjcmV0LW9mLXdvcmtlcnM", **more: Any) -> dict[str, Any]:
+        keys = [{"name": "local", "key": key, "entities": ["orders"]}]
+        return {"listen": f"127.0.0.1:{port}", "name": name, "key": keys, **more}
+
+    old = settings({"gateway": [gateway(5673, name="a"), gateway(5674, name="b")]})
+    changed = gateway(5673, name="a", key="bm90LXRoZS1zYW1lLWtleQ", renew={"messages": False, "max_duration": "4h"})
+    new = settings({"gateway": [gateway(5675, name="c"), changed]})
+    plan = plan_reload(old, new)
+    assert [str(change) for change in plan.restart] == [
+        "gateway.a.key[0].key (a secret)",
+        "gateway.a.renew.messages: true → false",
+        "gateway.a.renew.max_duration: absent → 4h",
+        "gateway.b: present → absent",
+        "gateway.c: absent → present",
+    ]
+    assert plan.settings.gateway == old.gateway
+    assert plan_reload(plan.settings, old).is_empty
+    assert plan_reload(old, settings({"gateway": [gateway(5674, name="b"), gateway(5673, name="a")]})).is_empty
+    (moved,) = plan_reload(old, settings({"gateway": [gateway(5676, name="a"), gateway(5674, name="b")]})).restart
+    assert str(moved) == "gateway.a.listen: tcp:127.0.0.1:5673 → tcp:127.0.0.1:5676"

@@ -9,10 +9,10 @@ import pytest
 
 from renewer.core.effects import LeaseNews, OperationNews
 from renewer.core.events import LeaseRegistered
-from renewer.core.model import LeaseId, LeaseSpec, Result, StillRunning, Succeeded
-from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState
+from renewer.core.model import LeaseId, LeaseSpec, Owner, Result, StillRunning, Succeeded
+from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
-from renewer.daemon.records import Timeline
+from renewer.daemon.records import Timeline, lease_entry, read_lease
 from renewer.ports import Batch, Entry, EntryKind
 from renewer.registry import MemoryRegistry
 from tests.daemon.daemon_rig import FakeBroker, FakeService, Rig
@@ -252,6 +252,18 @@ async def test_a_record_that_cannot_be_read_costs_nobody_else_theirs_and_is_left
         assert rig.lease(spec).state is LeaseState.HELD
     assert await is_known(registry, "lease-odd")
     assert await is_known(registry, "op-new")
+
+
+async def test_a_process_that_owned_a_lease_is_gone_after_another_boot(clock):
+    rig = Rig(clock)
+    async with rig.running():
+        spec = LeaseSpec(LeaseId("s"), "servicebus.main", "orders", owner=Owner(OwnerKind.PID, pid=4711))
+        rig.supervisor.post(LeaseRegistered(spec))
+        await anyio.sleep(1)
+        entry = lease_entry(rig.lease(spec), Timeline("boot", now=100.0, wall=1e9))
+    for boot, started in (("boot", None), ("", None), ("another", -1)):
+        found, _ = read_lease(entry, Timeline(boot, now=160.0, wall=1e9 + 60))
+        assert found.owner == Owner(OwnerKind.PID, pid=4711, pid_started=started)
 
 
 def test_within_one_boot_instants_are_what_they_were_whatever_the_wall_clock_says() -> None:

@@ -20,6 +20,7 @@ import anyio.to_thread
 from renewer.cli.doctor import doors, limits, statedir
 from renewer.cli.doctor.accounts import examine_account
 from renewer.cli.doctor.findings import Examination, Finding, Outcome, Verdict, fail, ok, worst
+from renewer.cli.doctor.gateways import examine_gateway
 from renewer.cli.doctor.namespaces import examine_namespace
 from renewer.cli.doctor.report import Progress, print_document, print_findings
 from renewer.cli.doctor.running import ask_status, is_our_metrics_page, judge_status
@@ -68,6 +69,9 @@ async def examine(config: Path | None, settings: Settings, progress: Progress | 
     plan("metrics", functools.partial(_examine_metrics, settings=settings))
     for name in settings.servicebus:
         plan(f"servicebus.{name}", functools.partial(examine_namespace, name=name, settings=settings, clock=clock))
+    for number, gateway in enumerate(settings.gateway):
+        called = f"gateway.{settings.gateway_name(gateway)}"
+        plan(called, functools.partial(examine_gateway, number=number, settings=settings, clock=clock))
     for name, section in settings.accounts():
         plan(name, functools.partial(examine_account, name=name, section=section, clock=clock))
     progress.examinations = [examination for examination, _ in parts]
@@ -147,7 +151,8 @@ def _described(config: Path | None, settings: Settings) -> str:
     where = "defaults and environment, no file" if config is None else str(config)
     return (
         f"{where}: no mistakes; sessions: {len(settings.session)}, Service Bus namespaces: {len(settings.servicebus)}, "
-        f"Fabric accounts: {len(settings.fabric)}, Azure accounts: {len(settings.azure)}"
+        f"Fabric accounts: {len(settings.fabric)}, Azure accounts: {len(settings.azure)}, "
+        f"gateways: {len(settings.gateway)}"
     )
 
 

@@ -30,17 +30,17 @@ class Peer:
     pid: int | None = None
 
 
-def examine_unix_door(listen: UnixListen) -> Outcome[Peer]:
+def examine_unix_door(listen: UnixListen, setting: str = "api.listen") -> Outcome[Peer]:
     """Whether a daemon listens at the socket, or one could. The value is who listens; None if nobody does."""
     path = listen.path
     try:
         about = path.lstat()
     except FileNotFoundError:
-        return _examine_folder(path)
+        return _examine_folder(path, setting)
     except OSError as error:
         return fail(f"{path}: {error.strerror}", "let this user enter the directories above it")
     if not stat.S_ISSOCK(about.st_mode):
-        return fail(f"{path} is there and is not a socket", "move it away, or set another api.listen")
+        return fail(f"{path} is there and is not a socket", f"move it away, or set another {setting}")
     shown = f"{path}, {stat.S_IMODE(about.st_mode):04o}, group {_group(about.st_gid)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(CONNECT_TIMEOUT_S)
@@ -87,13 +87,13 @@ def _try_port(listen: TcpListen, setting: str) -> Outcome[Peer]:
     return ok(f"{listen.authority} is free")
 
 
-def _examine_folder(path: Path) -> Outcome[Peer]:
+def _examine_folder(path: Path, setting: str) -> Outcome[Peer]:
     folder = next(above for above in path.absolute().parents if above.exists())
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return ok(f"{path} is not there: no daemon listens, and one could")
     return fail(
         f"{path} is not there, and this user may not make it in {folder}",
-        f"make {path.parent} writable for the daemon's user (RuntimeDirectory= in systemd), or set another api.listen",
+        f"make {path.parent} writable for the daemon's user (RuntimeDirectory= in systemd), or set another {setting}",
     )
 
 
