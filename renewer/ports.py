@@ -140,6 +140,11 @@ class LeaseTarget(Protocol):
 class OperationTarget(Protocol):
     """Follows operations of one account on one remote system."""
 
+    @property
+    def token_failures(self) -> int:
+        """How many requests failed for want of a token that the service takes."""
+        ...
+
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Serve until cancelled, then close every connection."""
         ...

@@ -107,7 +107,7 @@ class LeaseNews(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TellLease:
-    """News of a lease. `margin_s` is what was left of the lock when a renewal was acknowledged.
+    """News of a lease. `margin_s` is what was left of the lock of `lock_s` when a renewal was acknowledged.
 
     `session_id` is the session that was accepted, or asked for; `failures` counts attempts that failed in a row.
     """
@@ -123,6 +123,7 @@ class TellLease:
     final: bool = False
     session_id: str | None = None
     failures: int = 0
+    lock_s: float | None = None
 
 
 class OperationNews(StrEnum):

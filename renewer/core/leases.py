@@ -370,7 +370,7 @@ class Lease:
     # --- renewing ----------------------------------------------------------------------------------------------
 
     def _renewed(self, grant: Grant, now: float, fraction: float) -> list[Effect]:
-        margin = self.expires_at - now
+        margin, lock_s = self.expires_at - now, self.duration_s
         self.renewals += 1
         self.last_margin_s = margin
         self.min_margin_s = margin if self.min_margin_s is None else min(self.min_margin_s, margin)
@@ -381,7 +381,7 @@ class Lease:
         if recovered:
             self._move(LeaseSignal.GRANTED)
             self._at_risk_since = None
-        effects: list[Effect] = [self._tell(LeaseNews.RENEWED, now, margin_s=margin)]
+        effects: list[Effect] = [self._tell(LeaseNews.RENEWED, now, margin_s=margin, lock_s=lock_s)]
         if recovered:
             effects.append(self._tell(LeaseNews.RECOVERED, now, margin_s=margin))
         return effects
@@ -540,6 +540,7 @@ class Lease:
         detail: str | None = None,
         margin_s: float | None = None,
         final: bool = False,
+        lock_s: float | None = None,
     ) -> TellLease:
         return TellLease(
             news,
@@ -553,6 +554,7 @@ class Lease:
             final,
             session_id=self.spec.session_id if self.session_id is None else self.session_id,
             failures=self.failures,
+            lock_s=lock_s,
         )
 
 

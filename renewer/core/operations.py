@@ -71,7 +71,8 @@ class Operation:
     `held_back_by` names the quota that the request due at `next_attempt_at` waits for. `throttled_until` is until when
     the service wanted no more requests, when it said so to this one last. `service_started_at` and
     `service_updated_at` are the service's own words, seconds since the epoch. `_regular_at` is when to poll if the
-    early probe that is due before it does not end the operation. Read it from outside; change it only through its
+    early probe that is due before it does not end the operation. `failing_since` is when the first of those requests
+    failed that have failed in a row; None if the last one did not. Read it from outside; change it only through its
     methods.
     """
 
@@ -94,6 +95,7 @@ class Operation:
     held_back_by: str | None = None
     throttled_until: float | None = None
     ended_at: float | None = None
+    failing_since: float | None = None
     _attempt: int = 0
     _attempt_until: float | None = None
     _failures: int = 0
@@ -216,6 +218,7 @@ class Operation:
             return []
         if self.state is OperationState.RUNNING:
             self.polls += 1
+        self.failing_since = None
         self._failures = 0
         self._denied = None
         self.throttled_until = None
@@ -306,6 +309,7 @@ class Operation:
 
     def _attempt_failed(self, failure: Transient, now: float, fraction: float) -> list[Effect]:
         self._attempt_until = None
+        self.failing_since = now if self.failing_since is None else self.failing_since
         self._failures += 1
         self.poll_errors += 1
         self.last_poll_error = failure.detail

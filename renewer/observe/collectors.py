@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from renewer.core.states import LeaseKind, LeaseState, OperationState
+from renewer.core.states import LeaseKind, LeaseState, OperationState, is_over
 
 if TYPE_CHECKING:
     from renewer.core.scheduler import Scheduler
+    from renewer.observe.logsink import LogSink
     from renewer.ports import Clock
 
 Gauges = Callable[[], Iterable[tuple[str, Mapping[str, float]]]]
-"""Yields, at scrape time, a target's name and its readings: `connections`, `links`, `clock_skew_s`."""
+"""Yields, at scrape time, a target's name and its readings: those of `connections`, `links`, `in_trouble`,
+`token_failures` and `clock_skew_s` that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,89 @@ class DaemonReadings:
     event_readers: int
     reloaded_well: bool
     reloaded_at: float
+
+
+class GatewayReadings(Protocol):
+    """What a gateway shows at the moment of a scrape. Counters count since the start."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the configuration."""
+        ...
+
+    @property
+    def connections(self) -> int:
+        """Workers that are let in."""
+        ...
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """What workers were refused, by why."""
+        ...
+
+    @property
+    def upstream_failures(self) -> int:
+        """Connections to the namespace that could not be made, or were lost."""
+        ...
+
+    @property
+    def messages(self) -> int:
+        """Messages that were passed to workers."""
+        ...
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits to be taken by workers and by the namespace."""
+        ...
+
+
+REFUSALS: Final = ("key", "entity", "protocol", "timeout", "full")
+"""Why a gateway refuses something; all of them are there from the start, so that their increase can be told."""
+
+
+class GatewayCollector(Collector):
+    """What the gateways count themselves; nothing where there are none."""
+
+    def __init__(self, read: Callable[[], Iterable[GatewayReadings]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        """Registered without being collected: the gateways may not run yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One reading of each."""
+        readings = list(self._read())
+        if not readings:
+            return
+        labels = ["gateway"]
+        connections = GaugeMetricFamily(
+            "renewer_gateway_connections", "Connections of workers that are let in.", labels=labels
+        )
+        refusals = CounterMetricFamily(
+            "renewer_gateway_refusals", "What workers were refused, by why.", labels=["gateway", "why"]
+        )
+        failures = CounterMetricFamily(
+            "renewer_gateway_upstream_failures",
+            "Connections to the namespace that could not be made, or were lost.",
+            labels=labels,
+        )
+        messages = CounterMetricFamily(
+            "renewer_gateway_messages", "Messages that were passed to workers.", labels=labels
+        )
+        buffered = GaugeMetricFamily(
+            "renewer_gateway_buffered_bytes",
+            "Bytes that wait to be taken by workers and by the namespace.",
+            labels=labels,
+        )
+        for now in readings:
+            connections.add_metric([now.name], now.connections)
+            for why in dict.fromkeys((*REFUSALS, *now.refusals)):
+                refusals.add_metric([now.name, why], now.refusals.get(why, 0))
+            failures.add_metric([now.name], now.upstream_failures)
+            messages.add_metric([now.name], now.messages)
+            buffered.add_metric([now.name], now.buffered_bytes)
+        yield from (connections, refusals, failures, messages, buffered)
 
 
 class DaemonCollector(Collector):
@@ -72,6 +157,23 @@ class DaemonCollector(Collector):
         )
 
 
+class LogCollector(Collector):
+    """What the log counts itself."""
+
+    def __init__(self, sink: LogSink) -> None:
+        self._sink = sink
+
+    def describe(self) -> Iterator[Metric]:
+        """Registered without being collected."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One reading."""
+        yield CounterMetricFamily(
+            "renewer_log_lines_lost", "Lines of the log that could not be written.", value=self._sink.lost
+        )
+
+
 class StateCollector(Collector):
     """What the scheduler and the targets show."""
 
@@ -97,6 +199,7 @@ class StateCollector(Collector):
         for operation_state in OperationState:
             operations.add_metric([operation_state.value], by_operation_state[operation_state])
         yield operations
+        yield from self._under_way()
         yield GaugeMetricFamily(
             "renewer_queue_length", "Things that have a due time.", value=self._scheduler.queue_length
         )
@@ -107,12 +210,46 @@ class StateCollector(Collector):
             "How far the broker's clock is ahead of ours, estimated from its answers; decides nothing.",
             labels=["target"],
         )
-        families = {"connections": connections, "links": links, "clock_skew_s": skew}
+        trouble = GaugeMetricFamily(
+            "renewer_target_in_trouble",
+            "1 while a namespace cannot be reached, or allows less than is wanted; `renewer status` says why.",
+            labels=["target"],
+        )
+        tokens = CounterMetricFamily(
+            "renewer_token_failures", "Tokens that could not be had, or were not taken, by target.", labels=["target"]
+        )
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
+            "connections": connections,
+            "links": links,
+            "in_trouble": trouble,
+            "token_failures": tokens,
+            "clock_skew_s": skew,
+        }
         for target, readings in self._gauges():
             for name, value in readings.items():
                 families[name].add_metric([target], value)
         yield from families.values()
         yield from self._quotas()
+
+    def _under_way(self) -> Iterator[Metric]:
+        now = self._clock.now()
+        under_way = [operation for operation in self._scheduler.operations() if not is_over(operation.state)]
+        failing = [operation.failing_since for operation in under_way if operation.failing_since is not None]
+        yield GaugeMetricFamily(
+            "renewer_operations_failing",
+            "Operations under way whose last request failed.",
+            value=len(failing),
+        )
+        yield GaugeMetricFamily(
+            "renewer_operation_longest_failing_seconds",
+            "For how long all requests for the worst of those have failed; 0 without any.",
+            value=max((now - since for since in failing), default=0.0),
+        )
+        yield GaugeMetricFamily(
+            "renewer_operation_oldest_age_seconds",
+            "The age of the oldest operation under way; 0 without any.",
+            value=max((now - operation.registered_at for operation in under_way), default=0.0),
+        )
 
     def _quotas(self) -> Iterator[Metric]:
         labels = ["account", "bucket"]

@@ -6,7 +6,7 @@ Children are looked up once and kept; what can be counted at scrape time is coun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import prometheus_client
@@ -14,7 +14,15 @@ import prometheus_client
 import renewer
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.states import LossReason, OperationState, is_over
-from renewer.observe.collectors import DaemonCollector, DaemonReadings, Gauges, StateCollector
+from renewer.observe.collectors import (
+    DaemonCollector,
+    DaemonReadings,
+    GatewayCollector,
+    GatewayReadings,
+    Gauges,
+    LogCollector,
+    StateCollector,
+)
 
 if TYPE_CHECKING:
     from renewer.core.scheduler import Scheduler
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from renewer.ports import Clock
 
 _MARGIN_BUCKETS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 150.0, 300.0)
+_SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RETRY_AFTER_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 3600.0)
@@ -32,6 +41,8 @@ class Metrics:
 
     def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
         self.registry = registry
+        # When each series was made is worth nothing to anybody, and doubles them.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.renewals = prometheus_client.Counter(
             "renewer_renewals",
             "Renewals by outcome: success, why one failed, or overdue (no answer yet when the next one was sent).",
@@ -48,6 +59,12 @@ class Metrics:
             "renewer_renewal_margin_seconds",
             "What was left of the lock when a renewal was acknowledged.",
             buckets=_MARGIN_BUCKETS,
+            registry=registry,
+        )
+        self.margin_ratio = prometheus_client.Histogram(
+            "renewer_renewal_margin_ratio",
+            "The same as a share of the lock: about a half as a rule, nothing when it was too late.",
+            buckets=_SHARE_BUCKETS,
             registry=registry,
         )
         self.lateness = prometheus_client.Histogram(
@@ -114,10 +131,11 @@ class Metrics:
 
     def watch_log(self, sink: LogSink) -> None:
         """Show how many lines of the log could not be written."""
-        lost = prometheus_client.Gauge(
-            "renewer_log_lines_lost", "Lines of the log that could not be written.", registry=self.registry
-        )
-        lost.set_function(lambda: sink.lost)
+        self.registry.register(LogCollector(sink))
+
+    def watch_gateways(self, read: Callable[[], Iterable[GatewayReadings]]) -> None:
+        """Show what the gateways count themselves."""
+        self.registry.register(GatewayCollector(read))
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -139,6 +157,8 @@ class MetricsHook:
                 self._renewed.inc()
                 if news.margin_s is not None:
                     metrics.margin.observe(news.margin_s)
+                    if news.lock_s:
+                        metrics.margin_ratio.observe(news.margin_s / news.lock_s)
             case LeaseNews.RENEW_FAILED:
                 metrics.renewals.labels(news.failure or "unknown").inc()
             case LeaseNews.LOST if news.reason is not None:

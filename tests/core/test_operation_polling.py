@@ -139,6 +139,19 @@ def test_failed_polls_back_off_and_an_answer_ends_the_row() -> None:
     assert story.scheduler.next_due() == now + 6.0
 
 
+def test_it_is_known_since_when_requests_fail_in_a_row() -> None:
+    story = running()
+    assert story.operation.failing_since is None
+    story.advance(20.0)
+    story.fail(21.0, 1, "server")
+    story.advance(30.0)
+    story.fail(31.0, 2, "network")
+    assert story.operation.failing_since == 21.0
+    story.advance(90.0)
+    story.answer(91.0, 3, StillRunning())
+    assert story.operation.failing_since is None
+
+
 def test_a_poll_without_an_answer_is_cancelled_and_made_again() -> None:
     story = running()
     story.advance(20.0)

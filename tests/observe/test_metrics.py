@@ -48,7 +48,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_news_of_leases_are_counted(metrics):
     hook = MetricsHook(metrics)
     hook.lease(TellLease(LeaseNews.ACQUIRED, SPEC, 1, 0.0))
-    hook.lease(TellLease(LeaseNews.RENEWED, SPEC, 1, 0.0, margin_s=7.0))
+    hook.lease(TellLease(LeaseNews.RENEWED, SPEC, 1, 0.0, margin_s=7.0, lock_s=14.0))
     hook.lease(TellLease(LeaseNews.RENEW_FAILED, SPEC, 1, 0.0, failure="busy"))
     hook.lease(TellLease(LeaseNews.AT_RISK, SPEC, 1, 0.0))
     hook.lease(TellLease(LeaseNews.LOST, SPEC, 1, 0.0, reason=LossReason.CONNECTION_LOST))
@@ -58,6 +58,7 @@ def test_news_of_leases_are_counted(metrics):
     assert value(metrics, "renewer_renewals_total", outcome="success") == 1
     assert value(metrics, "renewer_renewals_total", outcome="busy") == 1
     assert value(metrics, "renewer_renewal_margin_seconds_sum") == 7.0
+    assert value(metrics, "renewer_renewal_margin_ratio_sum") == 0.5
     assert value(metrics, "renewer_leases_at_risk_total") == 1
     assert value(metrics, "renewer_lease_losses_total", reason="connection_lost") == 1
     assert value(metrics, "renewer_lease_losses_total", reason="expired") == 0
@@ -88,7 +89,8 @@ def test_attempts_are_measured_and_the_worst_lateness_is_kept(metrics):
 
 def test_what_is_there_is_counted_when_it_is_asked_for(metrics):
     scheduler = Scheduler()
-    gauges = [("servicebus.main", {"connections": 2, "links": 7, "clock_skew_s": -1.5})]
+    gauges = [("servicebus.main", {"connections": 2, "links": 7, "clock_skew_s": -1.5, "in_trouble": True})]
+    gauges += [("fabric.main", {"token_failures": 3})]
     metrics.watch(scheduler, lambda: gauges, Still())
     scheduler.handle(LeaseRegistered(SPEC), 0.0, 0.5)
     assert value(metrics, "renewer_leases", kind="session", state="acquiring") == 1
@@ -100,6 +102,9 @@ def test_what_is_there_is_counted_when_it_is_asked_for(metrics):
     assert value(metrics, "renewer_queue_length") == 1
     assert value(metrics, "renewer_connections", target="servicebus.main") == 2
     assert value(metrics, "renewer_clock_skew_seconds", target="servicebus.main") == -1.5
+    assert value(metrics, "renewer_target_in_trouble", target="servicebus.main") == 1
+    assert value(metrics, "renewer_token_failures_total", target="fabric.main") == 3
+    assert value(metrics, "renewer_connections", target="fabric.main") is None
 
 
 def test_no_label_tells_of_a_single_session_and_every_name_has_our_prefix(metrics):
@@ -113,6 +118,31 @@ def test_no_label_tells_of_a_single_session_and_every_name_has_our_prefix(metric
     families = list(text_string_to_metric_families(text))
     assert families
     assert all(family.name.startswith("renewer_") and family.documentation for family in families)
+
+
+def test_operations_that_fail_are_counted_and_the_worst_and_the_oldest_are_shown(metrics):
+    scheduler = Scheduler()
+    metrics.watch(scheduler, list, Still())
+    assert value(metrics, "renewer_operation_oldest_age_seconds") == 0
+    for number, asked_s in ((1, 2.0), (2, 5.0), (3, 60.0)):
+        spec = OperationSpec(OperationId(f"op-{number}"), "fabric.main", {})
+        scheduler.handle(OperationRegistered(spec, StillRunning(retry_after_s=asked_s)), float(number), 0.0)
+    scheduler.advance(7.0, lambda: 0.0)
+    failure = Transient("server", "503")
+    scheduler.handle(OperationAttemptFailed(OperationId("op-1"), 1, failure), 7.5, 0.0)
+    scheduler.handle(OperationAttemptFailed(OperationId("op-2"), 1, failure), 8.0, 0.0)
+    assert value(metrics, "renewer_operations_failing") == 2
+    assert value(metrics, "renewer_operation_longest_failing_seconds") == 2.5
+    assert value(metrics, "renewer_operation_oldest_age_seconds") == 9.0
+
+
+def test_lines_that_the_log_lost_are_counted_and_no_series_tells_when_it_was_made(metrics):
+    class Sink:
+        lost = 3
+
+    metrics.watch_log(Sink())
+    assert value(metrics, "renewer_log_lines_lost_total") == 3
+    assert "_created" not in metrics.exposition().decode()
 
 
 def test_quotas_are_shown_by_account_and_bucket_whatever_hosts_there_are(metrics):

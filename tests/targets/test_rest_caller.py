@@ -47,6 +47,7 @@ async def test_without_a_token_nothing_is_sent_and_the_error_says_so() -> None:
     with pytest.raises(TransientError, match="no token; log in") as caught:
         await caller.ask("POST", PLACE, max_body=1000)
     assert (caught.value.kind, service.seen) == ("no_token", [])
+    assert caller.token_failures == 1
 
 
 async def test_a_refusal_that_no_other_token_can_answer_stays_a_refusal() -> None:
@@ -55,6 +56,14 @@ async def test_a_refusal_that_no_other_token_can_answer_stays_a_refusal() -> Non
     with pytest.raises(TransientError) as caught:
         await caller.ask("POST", PLACE, max_body=1000)
     assert (caught.value.kind, service.seen) == ("unauthorized", ["Bearer a"])
+    assert caller.token_failures == 1
+
+
+async def test_a_request_for_which_both_tokens_are_refused_counts_as_one_failure() -> None:
+    caller = Caller(OPTIONS, Tokens("a", "b"), SystemClock(), client=Service(401, 401))
+    with pytest.raises(TransientError, match="the token was refused"):
+        await caller.ask("GET", PLACE, max_body=1000)
+    assert caller.token_failures == 1
 
 
 async def test_a_transport_alone_is_enough_to_send_with() -> None:
@@ -62,3 +71,4 @@ async def test_a_transport_alone_is_enough_to_send_with() -> None:
     caller = Caller(OPTIONS, Tokens("a", "b"), SystemClock(), client=service)
     assert (await caller.ask("GET", PLACE, max_body=1000)).status == 200
     assert service.seen == ["Bearer a", "Bearer b"]
+    assert caller.token_failures == 0

@@ -81,6 +81,11 @@ class AzureTarget:
         self._caller = Caller(options, tokens, clock, client=client, spool=spool)
         self._asides = Asides()
 
+    @property
+    def token_failures(self) -> int:
+        """See `OperationTarget`."""
+        return self._caller.token_failures
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, then close the connections."""
         await self._caller.run(task_status=task_status)

@@ -51,6 +51,8 @@ class Caller:
         self._spool = spool
         self._owns_client = client is None
         self._sender = client or build_account_transport(options)
+        self.token_failures = 0
+        """How many requests failed for want of a token that the service takes."""
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, then close the connections."""
@@ -89,6 +91,7 @@ class Caller:
             try:
                 token = await self._tokens.token(fresh=fresh)
             except TransientError as error:
+                self.token_failures += 1
                 if fresh:
                     raise
                 raise TransientError(str(error), kind="no_token", condition=error.condition) from error
@@ -103,6 +106,7 @@ class Caller:
             answer = await exchange(self._sender, request, max_body=max_body, spool=self._spool if spooled else None)
             if answer.status != 401:
                 return answer
+        self.token_failures += 1
         refused = transient(answer, f"{method} {place}", self._clock)
         raise TransientError(
             f"{refused}: the token was refused; check it, its audience, and what this identity may do",

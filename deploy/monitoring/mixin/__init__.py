@@ -1,0 +1,1 @@
+"""What is watched, written once: alerts and recording rules, and the panels of the dashboards."""
