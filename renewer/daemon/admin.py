@@ -1,4 +1,7 @@
-"""The admin listener: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever starts and stops the daemon."""
+"""The admin listener: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever starts and stops the daemon.
+
+And, for people, the page at `/`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from renewer.daemon.page import say_there_is_no_page
+
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from renewer.daemon.page import Page
     from renewer.observe import Metrics
 
 
-def build_admin(metrics: Metrics, *, not_ready: Callable[[], str | None]) -> ASGIApp:
+def build_admin(metrics: Metrics, *, not_ready: Callable[[], str | None], page: Page | None = None) -> ASGIApp:
     """The admin pages. `not_ready` says why the daemon takes no work, or None when it does."""
 
     async def show_metrics(_request: Request) -> Response:
@@ -36,5 +42,6 @@ def build_admin(metrics: Metrics, *, not_ready: Callable[[], str | None]) -> ASG
             Route("/metrics", show_metrics, methods=["GET"]),
             Route("/livez", livez, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
+            *([Route("/", say_there_is_no_page, methods=["GET"])] if page is None else page.routes()),
         ]
     )

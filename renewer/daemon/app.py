@@ -30,6 +30,7 @@ from renewer.daemon.build import (
     build_namespaces,
     build_operation_targets,
     callback_options,
+    gateway_options,
     namespaces_of,
     read_gauges,
 )
@@ -38,8 +39,10 @@ from renewer.daemon.clock import SystemClock
 from renewer.daemon.configured import ConfiguredSessions
 from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
+from renewer.daemon.gateways import Gateways
 from renewer.daemon.health import Health, Lag
 from renewer.daemon.owners import ProcessOwners
+from renewer.daemon.page import NEWSWORTHY, Page
 from renewer.daemon.pools import SessionPools
 from renewer.daemon.registrar import Forgetting, Registrar
 from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
@@ -120,6 +123,9 @@ class Daemon:
             accounts_of(settings, self._operation_targets),
             self._callbacks.check_url,
         )
+        self._gateways = Gateways(
+            gateway_options(settings, os.environ), clock, note=self._registrar.note, post=self._post
+        )
         waiting = Waiting()
         hooks: list[Hook] = [
             MetricsHook(self.metrics),
@@ -131,7 +137,7 @@ class Daemon:
         ]
         self.supervisor = Supervisor(
             clock=clock,
-            lease_targets=self._namespaces,
+            lease_targets={**self._namespaces, **self._gateways.targets},
             operation_targets=self._operation_targets,
             hooks=hooks,
             registry=self._registry,
@@ -157,6 +163,7 @@ class Daemon:
                 loop_lag_s=self._lag.worst_s,
                 registry="sqlite",
                 pools=self._pools.readings,
+                gateways=self._gateways.readings,
                 trouble=lambda: self._health.trouble(),
             ),
             pools=self._pools,
@@ -173,7 +180,9 @@ class Daemon:
             self._callbacks,
             self._stream,
         )
-        self.metrics.watch(self.supervisor.scheduler, read_gauges(self._namespaces), clock)
+        gauges = read_gauges(self._namespaces, self._operation_targets, self._gateways.token_failures)
+        self.metrics.watch(self.supervisor.scheduler, gauges, clock)
+        self.metrics.watch_gateways(self._gateways.measurements)
         self.metrics.watch_daemon(self._health.readings)
         if log_sink is not None:
             self.metrics.watch_log(log_sink)
@@ -251,6 +260,7 @@ class Daemon:
         await parts.start(self.supervisor.run)
         for namespace in self._namespaces.values():
             await parts.start(namespace.run)
+        await self._gateways.start(parts)
         for target in self._operation_targets.values():
             await parts.start(target.run)
         await parts.start(self._owners.run)
@@ -281,6 +291,8 @@ class Daemon:
         self._notifier.stopping("giving leases back", takes_s=timeout_s + _CLOSING_S)
         _log.info("daemon stopping")
         with anyio.move_on_after(timeout_s):
+            # Whose lock it is learns that first, and its session is free before anybody else's.
+            await self._gateways.stop("the gateway stops; connect again in a moment")
             await self.supervisor.park_all()
         with anyio.move_on_after(_CLOSING_S, shield=True):
             self.supervisor.keeper.no_more_polls()
@@ -293,12 +305,16 @@ class Daemon:
         with _at("api.listen"):
             listener = self._listen_api()
         metrics = self._settings.metrics.listen
+        admin = None
         try:
             with _at("metrics.listen"):
-                return listener, None if metrics is None else listen_tcp(metrics.host, metrics.port)
+                admin = None if metrics is None else listen_tcp(metrics.host, metrics.port)
+            with _at("gateway.listen"):
+                self._gateways.bind()
         except BaseException:
-            self._close(listener, None)
+            self._close(listener, admin)
             raise
+        return listener, admin
 
     def _listen_api(self) -> socket.socket:
         api = self._settings.api
@@ -309,8 +325,17 @@ class Daemon:
     async def _open(self, doors: TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
         doors.start_soon(self._watchdog().run)
         await doors.start(partial(serve_api, key=lambda: self._key), self.control, api_listener)
+        await self._gateways.open(doors)
         if admin_listener is not None:
-            await doors.start(serve, build_admin(self.metrics, not_ready=self._why_not_ready), admin_listener)
+            admin = build_admin(self.metrics, not_ready=self._why_not_ready, page=self._page())
+            await doors.start(serve, admin, admin_listener)
+
+    def _page(self) -> Page | None:
+        metrics = self._settings.metrics
+        if metrics.listen is None or not metrics.shows_page():
+            return None
+        latest = partial(self._stream.latest, types=NEWSWORTHY)
+        return Page(self.control, latest, is_local=metrics.listen.is_loopback)
 
     def _watchdog(self) -> Watchdog:
         return Watchdog(
@@ -366,6 +391,7 @@ class Daemon:
         api_listener.close()
         if admin_listener is not None:
             admin_listener.close()
+        self._gateways.unbind()
         where = self._settings.api.listen
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)

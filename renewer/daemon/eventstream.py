@@ -128,6 +128,10 @@ class EventStream:
         finally:
             self._remove(reader)
 
+    def latest(self, count: int, types: Collection[str]) -> list[EventDocument]:
+        """So many of the newest events of these types that are still kept, the newest first."""
+        return list(islice((event for event, _ in reversed(self._kept) if event.type in types), count))
+
     def close(self) -> None:
         """Let every reader end once it has read what was told until now."""
         self._open = False
