@@ -6,14 +6,17 @@ SECONDS_OF_SOAK ?= 600
 JUDGES := $(VENV)/judges
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check imports fmt unit cover soak kill judges bench bench-operations bench-quick openapi \
-	constraints clean
+.PHONY: help demo demo-gateway dev test check imports fmt unit cover soak kill judges deploy-test bench \
+	bench-operations bench-quick openapi events constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## from nothing: environment, install, the daemon at work against the emulator
 	$(BIN)/renewer demo $(ARGS)
+
+demo-gateway: $(VENV)/.run ## the same worker with the gateway and without it: one keeps its lock, one loses it
+	$(BIN)/renewer demo --gateway $(ARGS)
 
 dev: $(VENV)/.dev ## the environment with everything for development
 
@@ -30,10 +33,10 @@ imports: $(VENV)/.dev ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev ## the tests alone
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak and not deploy"
 
 cover: $(VENV)/.dev ## branch coverage
-	$(BIN)/coverage run -m pytest -m "not soak" -q
+	$(BIN)/coverage run -m pytest -m "not soak and not deploy" -q
 	$(BIN)/coverage report
 
 soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
@@ -42,17 +45,23 @@ soak: $(VENV)/.dev ## minutes of real time under faults; SECONDS_OF_SOAK=600
 kill: $(VENV)/.dev ## the daemon killed -9 at random moments, 200 times; six minutes
 	RENEWER_KILLS=$${RENEWER_KILLS:-200} $(BIN)/python -m pytest tests/killing tests/registry/test_sqlite_kill.py -s
 
-judges: $(JUDGES)/.done ## the daemon against public LRO servers, recordings and odd Retry-Afters; needs node 20 and npm
-	$(BIN)/python -m pytest tests/judges -s
+judges: $(JUDGES)/.done ## the daemon against public LRO servers, SDKs and a broker of others; needs node 20 and npm
+	$(BIN)/python -m pytest tests/judges tests/gateway/judges -s -m "not soak"
+
+deploy-test: $(VENV)/.dev ## what is under deploy/, as its users run it: systemd, podman, Prometheus; as root, on Debian
+	if [ "$$(id -u)" = 0 ]; then deploy/install-test-tools.sh $(VENV)/deploy; fi
+	PATH="$(CURDIR)/$(VENV)/deploy/bin:$$PATH" $(BIN)/python -m pytest -m deploy tests/deploy -rs
 
 bench-operations: $(VENV)/.dev ## how punctually 2,000 operations are polled, beside azure-core; two minutes
 	$(BIN)/python -m benchmarks.operations
 
-bench: $(VENV)/.dev ## the core against the bare heap it is built on, as ratios; two minutes
+bench: $(VENV)/.dev ## the core against the bare heap, workers through the gateway against direct ones; ratios
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.gateway
 
 bench-quick: $(VENV)/.dev ## the same, once and small
 	$(BIN)/python -m benchmarks --quick
+	$(BIN)/python -m benchmarks.gateway --quick
 
 fmt: $(VENV)/.dev ## format, and fix what can be fixed
 	$(BIN)/ruff format .
@@ -60,6 +69,9 @@ fmt: $(VENV)/.dev ## format, and fix what can be fixed
 
 openapi: $(VENV)/.dev ## write down what the control API takes and answers
 	$(BIN)/python -m renewer.api > renewer/api/openapi.json.new && mv renewer/api/openapi.json.new renewer/api/openapi.json
+
+events: $(VENV)/.dev ## write down every log line and every event
+	$(BIN)/python -m docs.eventlist > docs/events.md.new && mv docs/events.md.new docs/events.md
 
 constraints: $(VENV)/.dev ## pin everything anew
 	$(BIN)/pip install --quiet uv
@@ -77,7 +89,7 @@ $(VENV)/.pip:
 
 $(VENV)/.run: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "installing what renewer needs into $(VENV)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
@@ -90,5 +102,6 @@ $(JUDGES)/.done: $(VENV)/.dev
 	mkdir -p $(JUDGES)
 	npm install --prefix $(JUDGES) --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
 		@microsoft.azure/autorest.testserver@3.3.51 \
-		@azure-tools/azure-http-specs@0.1.0-alpha.38-dev.2 @typespec/spector@0.1.0-alpha.24-dev.2
+		@azure-tools/azure-http-specs@0.1.0-alpha.38-dev.2 @typespec/spector@0.1.0-alpha.24-dev.2 \
+		@azure/service-bus@7.9.5 rhea@3.0.5
 	@touch $@
