@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 600
+TEST_PROCESSES ?= auto
 JUDGES := $(VENV)/judges
 
 .DEFAULT_GOAL := help
@@ -32,8 +33,8 @@ check: $(VENV)/.dev imports ## ruff, mypy, basedpyright, import rules, spelling
 imports: $(VENV)/.dev ## who may import whom
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.dev ## the tests alone
-	$(BIN)/python -m pytest -m "not soak and not deploy"
+unit: $(VENV)/.dev ## the tests alone, a file at a time on each core; TEST_PROCESSES=0 for one process
+	$(BIN)/python -m pytest -m "not soak and not deploy" -n $(TEST_PROCESSES) --dist loadfile
 
 cover: $(VENV)/.dev ## branch coverage
 	$(BIN)/coverage run -m pytest -m "not soak and not deploy" -q

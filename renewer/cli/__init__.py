@@ -95,7 +95,7 @@ def config_check(
 @config_app.command("show")
 def config_show(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The configuration.", show_default=False)
+        Path | None, typer.Argument(metavar="FILE", help="The configuration.", show_default=False)
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,

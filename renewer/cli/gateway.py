@@ -65,7 +65,8 @@ def make_key(file: Path | None) -> None:
         raise UsageError(f"{file} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as writer:
-            writer.write(f"{key}\n")
+            # No end of line: as a Secret of Kubernetes it becomes a part of a connection string, byte for byte.
+            writer.write(key)
     except OSError as error:
         # Half a key would be taken for one.
         with contextlib.suppress(OSError):

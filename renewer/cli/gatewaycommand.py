@@ -13,7 +13,7 @@ gateway_app = typer.Typer(no_args_is_help=True, help="What workers need to come 
 @gateway_app.command("connection-string")
 def connection_string(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Which gateway, if many.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="Which gateway, if many.", show_default=False)
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="NAME", help="Which of its keys, if many.", show_default=False)
@@ -38,12 +38,12 @@ def connection_string(
 def new_key(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Write it there, for its owner alone.", show_default=False),
+        typer.Argument(metavar="FILE", help="Write it there, for its owner alone.", show_default=False),
     ] = None,
 ) -> None:
     """Make a key for workers: 32 random bytes in base64.
 
-    Name FILE as key_file in [[gateway.key]]. A file that is there already is left as it is.
+    Name FILE as key_file of the gateway's key. A file that is there already is left as it is.
     """
     from renewer.cli.gateway import make_key
 

@@ -111,7 +111,7 @@ def adopt(
     call: Call,
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|-]", help="The answer as `curl -si` prints it; - for stdin.", show_default=False),
+        typer.Argument(metavar="FILE|-", help="The answer as `curl -si` prints it; - for stdin.", show_default=False),
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="FILE|-", help="The same as FILE.", show_default=False)

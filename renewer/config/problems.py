@@ -125,6 +125,8 @@ def _form(path: KeyPath) -> str:
         return f"a table, [{format_path(path)}]"
     if name == "entity":
         return 'the name of a queue ("orders") or a subscription ("topic/Subscriptions/name")'
+    if name == "entities":
+        return 'a list of entities or patterns, such as ["orders", "events/Subscriptions/*"]'
     if name == "labels":
         return 'a table of texts, such as { team = "billing" }'
     field = field_at(path)

@@ -41,8 +41,8 @@ class Greeter:
         """Our AMQP header is sent, so that our open may follow."""
         return self._greeting.amqp_header_sent
 
-    def read(self, buffer: bytearray, limit: int) -> int:
-        """Take what belongs to the greeting; returns where the rest begins. AmqpProtocolError, with the answer said."""
+    def read(self, buffer: bytearray, limit: int) -> bool:
+        """Take what belongs to the greeting; whether that is all of it. AmqpProtocolError, with the answer said."""
         at = 0
         try:
             while not self.is_done:
@@ -61,8 +61,9 @@ class Greeter:
                     self._greeting.on_frame(frame)
                     at += size
         finally:
+            del buffer[:at]
             self._say()
-        return at
+        return self.is_done
 
     def _say(self) -> None:
         if self._said:

@@ -89,6 +89,7 @@ class WorkerLink:
         "sent_at",
         "session_id",
         "wants_next",
+        "within_id",
     )
 
     def __init__(
@@ -122,5 +123,7 @@ class WorkerLink:
         self.raw_target: tuple[bytes, bytes] | None = None
         self.is_within = False
         """The last frame was not the last one of its delivery."""
+        self.within_id: int | None = None
+        """Of the delivery that came last, where its lock was noted."""
         self.partial: bytearray | None = None
         """What has come of a delivery that is read whole."""

@@ -27,6 +27,7 @@ LONGEST_TOKEN: Final = 64 * 1024
 """Bytes of a whole request to put a token."""
 
 _MOST_REFUSED: Final = 64
+_MOST_UNFINISHED: Final = 8
 
 
 class LoginHost(Protocol):
@@ -35,7 +36,11 @@ class LoginHost(Protocol):
     now: float
     wall_now: float
     ledger: LinkLedger
-    broker_frame_size: int
+
+    @property
+    def broker_frame_size(self) -> int:
+        """Bytes of a frame that the broker takes."""
+        ...
 
     def want_token(self, entity: str) -> None:
         """Get the gateway's own token for the entity; nothing is read from the worker until it is there."""
@@ -53,30 +58,35 @@ class LoginHost(Protocol):
 class Login:
     """The tokens of one worker connection."""
 
-    __slots__ = ("_doorman", "_heads", "_host", "_namespace", "_payload", "_refused", "_waiting")
+    __slots__ = ("_doorman", "_host", "_namespace", "_refused", "_unfinished", "_waiting")
 
     def __init__(self, host: LoginHost, doorman: Doorman, namespace: NamespaceOptions) -> None:
         self._host = host
         self._doorman = doorman
         self._namespace = namespace
-        self._heads: list[bytes] = []
-        self._payload = bytearray()
+        self._unfinished: dict[tuple[int, int], _Request] = {}
         self._refused: dict[bytes, tuple[int, str]] = {}
         self._waiting: tuple[int, list[bytes], PutToken, str] | None = None
 
     def on_transfer(self, channel: int, body: bytes) -> bytes:
         """A transfer to `$cbs`: the frames that go on in its place, none while one is awaited."""
-        *_, more, aborted, payload_at = read_transfer(body)
+        handle, delivery_id, _, _, more, aborted, payload_at = read_transfer(body)
         if aborted:
             raise AmqpProtocolError("a token that was aborted", condition="amqp:not-implemented")
-        self._heads.append(body[:payload_at])
-        self._payload += body[payload_at:]
-        if len(self._payload) > LONGEST_TOKEN:
+        request = self._unfinished.pop((channel, handle), None)
+        if request is None or delivery_id not in (None, request.delivery_id):
+            # A link that is gone may have left half a request behind, and its handle to another.
+            request = _Request(delivery_id)
+        request.heads.append(body[:payload_at])
+        request.payload += body[payload_at:]
+        if len(request.payload) > LONGEST_TOKEN:
             raise AmqpProtocolError("a token that is too long", condition="amqp:link:message-size-exceeded")
         if more:
+            self._unfinished[channel, handle] = request
+            if len(self._unfinished) > _MOST_UNFINISHED:
+                raise AmqpProtocolError("too many tokens at once", condition="amqp:resource-limit-exceeded")
             return b""
-        heads, payload = self._heads, bytes(self._payload)
-        self._heads, self._payload = [], bytearray()
+        heads, payload = request.heads, bytes(request.payload)
         put = read_put_token(payload)
         if put is None:
             raise AmqpProtocolError("$cbs is asked for more than put-token", condition="amqp:not-implemented")
@@ -135,3 +145,14 @@ class Login:
                 )
             frames.append(frame)
         return b"".join(frames)
+
+
+class _Request:
+    """One of several frames, as it comes."""
+
+    __slots__ = ("delivery_id", "heads", "payload")
+
+    def __init__(self, delivery_id: int | None) -> None:
+        self.delivery_id = delivery_id
+        self.heads: list[bytes] = []
+        self.payload = bytearray()

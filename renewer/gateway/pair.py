@@ -79,6 +79,7 @@ class Pair:
         "_ends_by",
         "_has_failed",
         "_house",
+        "_is_flooded",
         "_is_flushing",
         "_is_over",
         "_now",
@@ -106,6 +107,7 @@ class Pair:
         self._worker: Wire | None = None
         self._broker: Wire | None = None
         self._dialing: anyio.CancelScope | None = None
+        self._is_flooded = False
         self._is_flushing = False
         self._worker_is_full = False
         self._worker_is_gone = False
@@ -145,6 +147,9 @@ class Pair:
         if self._ends_by is not None and now >= self._ends_by:
             self.abort()
         elif self._relay is not None:
+            if self._broker_is_paused:
+                # It is we who do not listen: the broker is not to be taken for silent.
+                self._tell(partial(self._relay.from_broker, b""))
             self._tell(self._relay.advance)
         elif now >= self.accepted_at + login_timeout_s:
             self._house.refused("timeout", "the TLS handshake took too long", self.peer)
@@ -190,6 +195,10 @@ class Pair:
                 self._tell(partial(self._relay.token_ready, token, detail))
 
         self._house.start_soon(fetch)
+
+    def flush_now(self) -> None:
+        """Write what there is at once."""
+        self._flush()
 
     def flush(self) -> None:
         """Something is to be written that nobody asked for just now: at the end of this turn, in one piece."""
@@ -329,7 +338,7 @@ class Pair:
             out.clear()
             if worker is not None:
                 worker.send(data)
-                if self._worker_is_full and not self._broker_is_paused and broker is not None:
+                if self._worker_is_full:
                     self._limit(worker, broker)
         if (out := relay.to_broker) and broker is not None:
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -345,10 +354,22 @@ class Pair:
             elif self._dialing is not None:
                 self._dialing.cancel()
 
-    def _limit(self, worker: Wire, broker: Wire) -> None:
-        if worker.buffered > HARD_LIMIT:
+    def _limit(self, worker: Wire, broker: Wire | None) -> None:
+        buffered = worker.buffered
+        if buffered > HARD_LIMIT and not self._broker_is_paused and broker is not None:
             self._broker_is_paused = True
             broker.pause()
+        if buffered > 2 * HARD_LIMIT and not self._is_flooded:
+            # The broker is not read any longer: all this answers a worker that asks and asks and takes no answer.
+            self._is_flooded = True
+            asyncio.get_running_loop().call_soon(self._cut_off)
+
+    def _cut_off(self) -> None:
+        if self._relay is not None and self._worker is not None:
+            self._house.refused("protocol", "it takes none of the answers to what it sends", self.peer)
+            self._tell(partial(self._relay.stop, "the worker takes none of the answers to what it sends"))
+            if self._worker is not None:
+                self._worker.abort()
 
     def _regulate(self) -> None:
         """Listen to the worker, or do not."""

@@ -9,15 +9,13 @@ The last channel of the upstream connection is the gateway's own (`SpareWay`); t
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from renewer.amqp import (
-    EMPTY_FRAME,
     AmqpError,
     Begin,
     Close,
-    FrameType,
     Open,
     SaslAnonymous,
     SaslServer,
@@ -27,14 +25,18 @@ from renewer.amqp import (
 )
 from renewer.amqp.frames import HEADER_SIZE, MIN_MAX_FRAME_SIZE
 from renewer.amqp.sasl import MAX_SASL_FRAME_SIZE
-from renewer.amqp.spans import performative_fields, splice
+from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
 from renewer.gateway.access import covers
 from renewer.gateway.codes import Code
+from renewer.gateway.framing import CHANNEL, CHANNEL_OFFSET, FRAME, MAX_FRAME_SIZE, TRANSFER, code_of, is_plain
 from renewer.gateway.greetings import Greeter
+from renewer.gateway.hops import Hop
 from renewer.gateway.login import Login
+from renewer.gateway.opens import open_for_broker, open_for_worker, read_open, spare_channel
 from renewer.gateway.options import PASSED
 from renewer.gateway.relaysession import RelaySession, error_in
+from renewer.gateway.sessiontable import SessionTable, SpareChannel
 from renewer.gateway.watching import Asked
 
 if TYPE_CHECKING:
@@ -45,52 +47,19 @@ if TYPE_CHECKING:
     from renewer.gateway.ledgers import LinkLedger
     from renewer.gateway.links import WorkerLink
     from renewer.gateway.options import EntityPolicy, GatewayOptions, WorkerKey
+    from renewer.gateway.relayhost import RelayHost
     from renewer.targets.servicebus.credentials import EntityToken
-
-MAX_FRAME_SIZE: Final = 64 * 1024
-"""Bytes of a frame that either side is told to send at most: what must lie here whole."""
 
 FAREWELL_S: Final = 2.0
 """How long the broker may take to answer a close."""
 
-MECHANISMS: Final = ("MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL")
-"""What a namespace offers too; whoever comes in by one without a key must put a token signed with one."""
+MECHANISMS: Final = ("MSSBCBS", "ANONYMOUS", "EXTERNAL")
+"""What a namespace offers too, but not PLAIN: a worker is let in by the token that it puts, and that is replaced."""
 
 _STRANGER_SESSIONS: Final = 8
 """AMQP sessions that a worker may have before it has proved a key."""
 
-_FRAME: Final = Struct(">IBBH")
-_CHANNEL: Final = Struct(">H")
-_TRANSFER: Final = b"\x00\x53\x14"
 _FORCED: Final = "amqp:connection:forced"
-
-
-class RelayHost(Protocol):
-    """The shell around a relay. Called from within the relay's methods; must not call back."""
-
-    def dial(self) -> None:
-        """Connect upstream; `dialed` or `dial_failed` follows."""
-        ...
-
-    def fetch_token(self, entity: str) -> None:
-        """Get the gateway's own token for the entity; `token_ready` follows."""
-        ...
-
-    def flush(self) -> None:
-        """Something was queued from outside: write it."""
-        ...
-
-    def let_in(self, key: str) -> None:
-        """The worker proved this key for the first time."""
-        ...
-
-    def refused(self, why: str, detail: str) -> None:
-        """The worker was refused something. `why`: key, entity, protocol, timeout."""
-        ...
-
-    def upstream_failed(self, detail: str) -> None:
-        """The broker has closed the connection, fell silent, or cannot be understood."""
-        ...
 
 
 class Relay:
@@ -100,33 +69,20 @@ class Relay:
     """
 
     __slots__ = (
-        "_broker_heard_at",
-        "_broker_idle_s",
-        "_broker_in",
-        "_broker_said_at",
-        "_by_remote",
+        "_broker",
         "_close_by",
-        "_dialed_at",
-        "_from_broker",
-        "_from_worker",
+        "_has_dialed",
         "_host",
-        "_is_open",
         "_is_over",
         "_keys",
         "_open",
         "_options",
-        "_remapped",
         "_sessions",
-        "_spare_remote",
         "_started_at",
         "_wall",
-        "_worker_idle_s",
-        "_worker_in",
-        "_worker_opened",
-        "_worker_said_at",
+        "_worker",
         "asked",
         "broker_done",
-        "broker_frame_size",
         "doorman",
         "holds_worker",
         "is_paused",
@@ -134,12 +90,8 @@ class Relay:
         "login",
         "now",
         "spare",
-        "to_broker",
-        "to_worker",
         "wall_now",
-        "worker_channel_max",
         "worker_done",
-        "worker_frame_size",
     )
 
     def __init__(
@@ -156,11 +108,12 @@ class Relay:
         self._options = options
         self.doorman = doorman
         self.ledger = ledger
-        self.now = now
+        self.now = self._started_at = now
         self._wall = wall
         self.wall_now = wall()
-        self.to_worker: list[bytes | bytearray] = []
-        self.to_broker: list[bytes | bytearray] = []
+        self._worker = Hop(now, frame_size=MAX_FRAME_SIZE)
+        self._broker = Hop(now, frame_size=MIN_MAX_FRAME_SIZE)
+        self._worker.greeter = Greeter("server", SaslServer(MECHANISMS, required=False), None, self._worker.out)
         self.holds_worker = False
         """Nothing more should be read from the worker for now."""
         self.worker_done = False
@@ -170,31 +123,23 @@ class Relay:
         """The worker takes nothing at present."""
         self.login = Login(self, doorman, options.namespace)
         self.asked: dict[tuple[str, bytes], Asked] = {}
-        self.broker_frame_size = MIN_MAX_FRAME_SIZE
-        self.worker_frame_size = MAX_FRAME_SIZE
-        self.worker_channel_max = 0
-        self.spare = Spare(self)
+        self.spare = SpareChannel(self._worker, self._broker, self._send_spare)
+        self._sessions = SessionTable()
         self._keys: list[WorkerKey] = []
-        self._from_worker = Greeter(
-            "server", SaslServer(MECHANISMS, self._authenticate, required=False), None, self.to_worker
-        )
-        self._from_broker: Greeter | None = None
-        self._worker_in = bytearray()
-        self._broker_in = bytearray()
         self._open: tuple[bytes, Open] | None = None
-        self._worker_opened = False
-        self._sessions: dict[int, RelaySession] = {}
-        self._by_remote: dict[int, RelaySession] = {}
-        self._remapped = False
-        self._spare_remote: int | None = None
-        self._worker_idle_s: float | None = None
-        self._broker_idle_s = 0.0
-        self._worker_said_at = self._broker_said_at = self._broker_heard_at = self._started_at = now
-        self._dialed_at: float | None = None
+        self._has_dialed = False
         self._close_by: float | None = None
-        self._is_open = False
-        """The broker has opened the connection."""
         self._is_over = False
+
+    @property
+    def to_worker(self) -> list[bytes | bytearray]:
+        """What is to be written to the worker."""
+        return self._worker.out
+
+    @property
+    def to_broker(self) -> list[bytes | bytearray]:
+        """What is to be written to the broker."""
+        return self._broker.out
 
     @property
     def is_let_in(self) -> bool:
@@ -212,34 +157,36 @@ class Relay:
         return self._options.namespace.authority
 
     @property
+    def broker_frame_size(self) -> int:
+        """Bytes of a frame that the broker takes."""
+        return self._broker.frame_size
+
+    @property
     def passed_to_worker(self) -> int:
-        """Transfer frames that went to the worker over the sessions that stand."""
-        return sum(session.passed for session in self._sessions.values())
+        """Messages, or parts of one, that went to the worker."""
+        return self._sessions.passed
 
     # The shell tells ------------------------------------------------------------------------------------------------
 
     def from_worker(self, data: bytes, now: float) -> None:
         """Bytes of the worker's."""
         self._tick(now)
-        self._worker_in += data
+        self._worker.received += data
         self._pump_worker()
 
     def from_broker(self, data: bytes, now: float) -> None:
         """Bytes of the broker's."""
         self._tick(now)
-        self._broker_heard_at = now
+        self._broker.heard_at = now
         if self.broker_done:
             return
-        self._broker_in += data
+        self._broker.received += data
         try:
             self._read_broker()
         except AmqpProtocolError as error:
             self._end_broker(AmqpError(error.condition, str(error)))
-            detail = f"the broker and we do not understand each other: {error}"
-            self._host.upstream_failed(detail)
-            self._upstream_over(detail)
-        if not self.holds_worker:
-            self._pump_worker()
+            self._upstream_failed(f"the broker and we do not understand each other: {error}")
+        self._pump_worker()
 
     def dialed(self, now: float) -> None:
         """The way to the broker stands."""
@@ -247,14 +194,12 @@ class Relay:
         if self._is_over:
             self.broker_done = True
             return
-        self._broker_heard_at = now
-        self._from_broker = Greeter("client", SaslAnonymous(), self._options.namespace.hostname, self.to_broker)
+        self._broker.heard_at = now
+        self._broker.greeter = Greeter("client", SaslAnonymous(), self._options.namespace.hostname, self._broker.out)
 
     def dial_failed(self, detail: str, now: float) -> None:
         """There is no way to the broker."""
-        self._tick(now)
-        self.broker_done = True
-        self._upstream_over(detail)
+        self.broker_gone(detail, now)
 
     def token_ready(self, token: EntityToken | None, detail: str, now: float) -> None:
         """The gateway's own token is there; or cannot be had, for this reason."""
@@ -262,7 +207,7 @@ class Relay:
         if self._is_over:
             return
         try:
-            self._to_broker(self.login.token_ready(token, detail))
+            self.send_to_broker(self.login.token_ready(token, detail))
         except AmqpProtocolError as error:
             self._fail_worker(error)
             return
@@ -284,7 +229,7 @@ class Relay:
         self._finish(worker_gone=True, by_worker=False, detail="the worker's connection broke")
 
     def broker_gone(self, detail: str, now: float) -> None:
-        """The upstream connection has ended."""
+        """The upstream connection has ended, or there never was one."""
         self._tick(now)
         self.broker_done = True
         self._upstream_over(detail)
@@ -307,20 +252,16 @@ class Relay:
             text = f"no key was proved within {patience_s:g} s"
             self._fail_worker(AmqpProtocolError(text, condition="amqp:unauthorized-access"), why="timeout")
             return
-        if self._from_broker is None:
+        if self._broker.greeter is None:
             return
-        silent_s = now - self._broker_heard_at
+        silent_s = now - self._broker.heard_at
         namespace = self._options.namespace
-        if silent_s >= (namespace.idle_timeout_s if self._is_open else namespace.connect_timeout_s):
+        if silent_s >= (namespace.idle_timeout_s if self._broker.is_open else namespace.connect_timeout_s):
             self._end_broker(AmqpError("amqp:resource-limit-exceeded", "local-idle-timeout"))
-            detail = f"the broker fell silent for {silent_s:.0f} s"
-            self._host.upstream_failed(detail)
-            self._upstream_over(detail)
+            self._upstream_failed(f"the broker fell silent for {silent_s:.0f} s")
             return
-        if self._broker_idle_s and now - self._broker_said_at >= self._broker_idle_s / 2:
-            self._to_broker(EMPTY_FRAME)
-        if self._worker_opened and self._worker_idle_s and now - self._worker_said_at >= self._worker_idle_s / 2:
-            self.send_to_worker(EMPTY_FRAME)
+        self._broker.keep_alive(now)
+        self._worker.keep_alive(now)
 
     # For the parts --------------------------------------------------------------------------------------------------
 
@@ -331,14 +272,17 @@ class Relay:
     def policy_for(self, node: Node) -> EntityPolicy:
         """What is done with the locks of the entity."""
         base = node.base
-        return next((policy for policy in self._options.policies if covers(policy.entity, base)), PASSED)
+        policy = next((policy for policy in self._options.policies if covers(policy.entity, base)), PASSED)
+        # What cannot be renewed must not be shown as if it were.
+        return policy if self.spare.channel is not None else replace(policy, show_lock_until="true")
 
     def let_in(self, key: WorkerKey) -> None:
         """This key was proved."""
-        if not self._keys:
+        if key in self._keys:
+            return
+        self._keys.append(key)
+        if len(self._keys) == 1:
             self._host.let_in(key.name)
-        if key not in self._keys:
-            self._keys.append(key)
 
     def refused(self, why: str, detail: str) -> None:
         """Something was refused that the worker goes on without."""
@@ -352,80 +296,67 @@ class Relay:
     def receivers(self, entity: str) -> Iterator[WorkerLink]:
         """The worker's links that receive from this entity."""
         wanted = entity.lower()
-        for session in self._sessions.values():
+        for session in self._sessions:
             yield from (link for link in session.links if link.locks and link.entity.lower() == wanted)
 
     def send_to_worker(self, frame: bytes) -> None:
         """Queue a frame for the worker."""
-        self.to_worker.append(frame)
-        self._worker_said_at = self.now
+        self._worker.say(frame, self.now)
 
     def send_to_broker(self, frame: bytes) -> None:
         """Queue a frame for the broker."""
-        self._to_broker(frame)
-
-    def send_spare(self, frames: bytes) -> None:
-        """Queue frames of the gateway's own session, from outside."""
-        if not self._is_over:
-            self._to_broker(frames)
-            self._host.flush()
+        self._broker.say(frame, self.now)
 
     # From the worker ------------------------------------------------------------------------------------------------
 
     def _pump_worker(self) -> None:
         """Do what can be done with what the worker has sent."""
-        if self._is_over or self.holds_worker:
-            if self._is_over:
-                self._worker_in.clear()
-            return
-        try:
-            self._read_worker()
-        except AmqpProtocolError as error:
-            self._fail_worker(error)
+        if self._is_over:
+            self._worker.received.clear()
+        elif not self.holds_worker:
+            try:
+                self._read_worker()
+            except AmqpProtocolError as error:
+                self._fail_worker(error)
 
     def _read_worker(self) -> None:
-        buffer = self._worker_in
-        at = 0
-        if not self._from_worker.is_done:
-            at = self._from_worker.read(buffer, MAX_SASL_FRAME_SIZE)
-            if not self._from_worker.is_done:
-                del buffer[:at]
-                return
-        run, there = at, len(buffer)
-        limit = self.broker_frame_size if self._worker_opened else MAX_FRAME_SIZE
+        buffer = self._worker.received
+        if not self._greet(self._worker):
+            return
+        run, at, there = 0, 0, len(buffer)
+        limit = self._broker.frame_size if self._worker.is_open else MAX_FRAME_SIZE
         while there - at >= HEADER_SIZE and not (self._is_over or self.holds_worker):
-            size, offset, kind, channel = _FRAME.unpack_from(buffer, at)
-            if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
-                _check(size, offset, kind, limit)
+            size, offset, kind, channel = FRAME.unpack_from(buffer, at)
+            is_plain(size, offset, kind, limit)
             end = at + size
             if end > there:
                 break
             start = at + 4 * offset
-            if buffer[start : start + 3] == _TRANSFER and end > start + 3:
-                session = self._sessions.get(channel)
-                if session is not None and session.sends(buffer, start):
-                    at = end
-                    continue
+            session = self._sessions.ours.get(channel)
+            if session is not None and buffer[start : start + 3] == TRANSFER and session.sends(buffer, start):
+                at = end
+                continue
+            # In order: what is done with this frame may send something too.
+            if run < at:
+                self.send_to_broker(bytes(buffer[run:at]))
+            run = at
             changed = self._from_worker_frame(channel, bytes(buffer[start:end])) if start < end else b""
             if changed is not None:
-                if run < at:
-                    self._to_broker(bytes(buffer[run:at]))
-                if changed:
-                    self._to_broker(changed)
+                self.send_to_broker(changed)
                 run = end
             at = end
         if run < at:
-            self._to_broker(bytes(buffer[run:at]))
+            self.send_to_broker(bytes(buffer[run:at]))
         del buffer[:at]
 
     def _from_worker_frame(self, channel: int, body: bytes) -> bytes | None:
         """What goes on in place of this frame; None for the frame as it is."""
-        code = _code_of(body)
-        session = self._sessions.get(channel)
+        code = code_of(body)
+        session = self._sessions.ours.get(channel)
         if session is not None and code not in (Code.BEGIN, Code.END, Code.CLOSE):
             return session.from_worker(code, body)
-        if not self._worker_opened:
-            if code != Code.OPEN or self._open is not None:
+        if not self._worker.is_open:
+            if code != Code.OPEN:
                 raise AmqpProtocolError("a frame before open", condition="amqp:connection:framing-error")
             self._worker_opens(body)
             return b""
@@ -433,14 +364,7 @@ class Relay:
             case Code.BEGIN:
                 return self._worker_begins(channel, body)
             case Code.END if session is not None:
-                if session.is_ended_by_broker:
-                    del self._sessions[channel]
-                    return None
-                if session.is_ended_by_worker:
-                    return b""
-                session.ended(by_worker=True, error=None)
-                session.is_ended_by_worker = True
-                return None
+                return self._sessions.worker_ends(session)
             case Code.CLOSE:
                 self._finish(worker_gone=False, by_worker=True, detail="the worker closed the connection")
                 self.send_to_worker(encode_frame(0, encode_performative(Close())))
@@ -453,225 +377,135 @@ class Relay:
                 raise AmqpProtocolError("a channel without a session", condition="amqp:connection:framing-error")
 
     def _worker_opens(self, body: bytes) -> None:
-        opened, _ = decode_performative(body)
-        if not isinstance(opened, Open):
-            raise AmqpProtocolError("not an open", condition="amqp:connection:framing-error")
-        if opened.max_frame_size < MIN_MAX_FRAME_SIZE:
-            raise AmqpProtocolError("a max-frame-size below 512", condition="amqp:invalid-field")
+        opened = read_open(body)
         self._open = body, opened
         self.ledger.worker = opened.container_id
-        self.worker_frame_size = min(opened.max_frame_size, MAX_FRAME_SIZE)
-        self._worker_idle_s = None if opened.idle_time_out is None else opened.idle_time_out / 1000
-        self.holds_worker = True
-        self._dialed_at = self.now
+        self._worker.frame_size = min(opened.max_frame_size, MAX_FRAME_SIZE)
+        self._worker.idle_s = (opened.idle_time_out or 0) / 1000
+        self.holds_worker = self._has_dialed = True
         self._host.dial()
 
     def _worker_begins(self, channel: int, body: bytes) -> bytes | None:
-        if channel > self.worker_channel_max:
-            raise AmqpProtocolError("a channel beyond channel-max", condition="amqp:connection:framing-error")
-        if channel in self._sessions:
-            raise AmqpProtocolError("begin on a channel in use", condition="amqp:not-allowed")
+        self._sessions.check_new(channel)
         if not self._keys and len(self._sessions) >= _STRANGER_SESSIONS:
             raise AmqpProtocolError("put a token first", condition="amqp:unauthorized-access")
         begin, _ = decode_performative(body)
         if not isinstance(begin, Begin) or begin.remote_channel is not None:
             raise AmqpProtocolError("an answer to no begin", condition="amqp:not-allowed")
-        frame_limit = min(self.worker_frame_size, MAX_FRAME_SIZE)
-        session = RelaySession(self, channel, worker_window=begin.incoming_window, frame_limit=frame_limit)
+        session = RelaySession(self, channel, worker_window=begin.incoming_window, frame_limit=self._worker.frame_size)
         session.window.is_held = self.is_paused
-        self._sessions[channel] = session
+        self._sessions.ours[channel] = session
         return encode_frame(channel, session.worker_began(body, performative_fields(body)))
 
     # From the broker ------------------------------------------------------------------------------------------------
 
     def _read_broker(self) -> None:
-        buffer = self._broker_in
-        greeter = self._from_broker
-        at = 0
-        if greeter is not None and not greeter.is_done:
-            at = greeter.read(buffer, MAX_SASL_FRAME_SIZE)
-            if greeter.may_open and self._open is not None and not self._is_open and not greeter.has_opened:
-                greeter.has_opened = True
-                self._to_broker(encode_frame(0, self._open_for_broker(*self._open)))
-            if not greeter.is_done:
-                del buffer[:at]
-                return
-        run, there = at, len(buffer)
-        by_remote = self._by_remote
-        passes = not self._is_over
-        limit = self.worker_frame_size
+        buffer = self._broker.received
+        if not self._greet(self._broker):
+            return
+        run, at, there = 0, 0, len(buffer)
+        by_remote = self._sessions.by_remote
+        limit = self._worker.frame_size
         touched: RelaySession | None = None
         while there - at >= HEADER_SIZE:
-            size, offset, kind, channel = _FRAME.unpack_from(buffer, at)
+            size, offset, kind, channel = FRAME.unpack_from(buffer, at)
             if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
-                _check(size, offset, kind, limit)
+                is_plain(size, offset, kind, limit)
             end = at + size
             if end > there:
                 break
             start = at + 4 * offset
             session = by_remote.get(channel)
-            if session is not None and buffer[start : start + 3] == _TRANSFER:
+            if session is not None and buffer[start : start + 3] == TRANSFER and not self._is_over:
                 if touched is not session:
                     if touched is not None:
                         touched.more_window()
                     touched = session
-                changed = session.transfer_from_broker(buffer, start, end) if passes else b""
-            elif start == end:
-                changed = b""
+                changed = session.transfer_from_broker(buffer, start, end)
             else:
-                changed = self._from_broker_frame(channel, session, bytes(buffer[start:end]))
-            if changed is None and self._remapped and session is not None:
-                _CHANNEL.pack_into(buffer, at + 6, session.shown_channel)
+                # In order: what is done with this frame may send something too.
+                if run < at:
+                    self._pass_to_worker(bytes(buffer[run:at]))
+                run = at
+                changed = self._from_broker_frame(channel, session, bytes(buffer[start:end])) if start < end else b""
             if changed is not None:
-                if run < at and passes:
-                    self.to_worker.append(bytes(buffer[run:at]))
-                if changed and passes:
-                    self.to_worker.append(changed)
+                if run < at:
+                    self._pass_to_worker(bytes(buffer[run:at]))
+                self._pass_to_worker(changed)
                 run = end
+            elif self._sessions.is_translated and session is not None:
+                CHANNEL.pack_into(buffer, at + CHANNEL_OFFSET, session.shown_channel)
             at = end
-        if run < at and passes:
-            if run == 0 and at == there:
-                # Most often: all of it, without a copy.
-                self.to_worker.append(buffer)
-                self._broker_in = bytearray()
-            else:
-                self.to_worker.append(bytes(buffer[run:at]))
-            self._worker_said_at = self.now
-        if self._broker_in is buffer:
+        if run == 0 and at == there:
+            # Most often: all of it, without a copy.
+            self._pass_to_worker(buffer)
+            self._broker.received = bytearray()
+        else:
+            self._pass_to_worker(bytes(buffer[run:at]))
             del buffer[:at]
-        if touched is not None and passes:
+        if touched is not None:
             touched.more_window()
 
     def _from_broker_frame(self, channel: int, session: RelaySession | None, body: bytes) -> bytes | None:
         """What goes on in place of this frame; None for the frame as it is."""
-        code = _code_of(body)
+        code = code_of(body)
         if self._is_over and code != Code.CLOSE:
             return b""
         if session is not None and code not in (Code.BEGIN, Code.END, Code.CLOSE):
             if code == Code.TRANSFER:
                 # With a descriptor that is not the usual one.
-                fields = performative_fields(body)
-                plain = bytearray(_TRANSFER + body[fields.start :])
+                plain = bytearray(TRANSFER + body[performative_fields(body).start :])
                 changed = session.transfer_from_broker(plain, 0, len(plain))
                 return changed or encode_frame(session.shown_channel, bytes(plain))
             return session.from_broker(code, body)
-        if channel == self._spare_remote and code not in (Code.BEGIN, Code.CLOSE):
+        if channel == self.spare.remote and code not in (Code.BEGIN, Code.CLOSE):
             if code == Code.END:
-                self._spare_remote = None
+                self.spare.remote = None
             self.spare.receive(body)
             return b""
         match code:
             case Code.OPEN:
                 return self._broker_opens(body)
             case Code.BEGIN:
-                return self._broker_begins(channel, body)
+                return self._sessions.broker_begins(channel, body, self.spare)
             case Code.END if session is not None:
-                return self._broker_ends(channel, session, body)
+                return self._sessions.broker_ends(channel, session, body)
             case Code.CLOSE:
-                return self._broker_closes(body)
-            case Code.DETACH if self._is_open:
+                self._broker_closes(body)
+                return b""
+            case Code.DETACH if self._broker.is_open:
                 return b""
             case _:
                 raise AmqpProtocolError("a channel without a session", condition="amqp:connection:framing-error")
 
-    def _open_for_broker(self, body: bytes, opened: Open) -> bytes:
-        namespace = self._options.namespace
-        # The worker's highest channel and one more, so that the broker can number its ends of all of them.
-        highest = min(0xFFFF, opened.channel_max + 1)
-        hostname = namespace.hostname.encode()
-        return splice(
-            body,
-            performative_fields(body),
-            {
-                1: b"\xa1" + bytes((len(hostname),)) + hostname,
-                2: b"\x70" + self.worker_frame_size.to_bytes(4, "big"),
-                3: b"\x60" + highest.to_bytes(2, "big"),
-                # Told less than is meant, lest a late frame costs a connection that nothing is wrong with.
-                4: b"\x70" + round(500 * namespace.idle_timeout_s).to_bytes(4, "big"),
-            },
-        )
-
     def _broker_opens(self, body: bytes) -> bytes:
-        remote, _ = decode_performative(body)
-        if self._worker_opened or self._open is None or not isinstance(remote, Open):
+        remote = read_open(body)
+        if self._broker.is_open or self._open is None:
             raise AmqpProtocolError("a second open", condition="amqp:connection:framing-error")
-        if remote.max_frame_size < MIN_MAX_FRAME_SIZE:
-            raise AmqpProtocolError("a max-frame-size below 512", condition="amqp:invalid-field")
-        worker_highest = self._open[1].channel_max
-        self.broker_frame_size = min(remote.max_frame_size, MAX_FRAME_SIZE)
-        self._is_open = True
-        self._broker_idle_s = (remote.idle_time_out or 0) / 1000
-        spare = min(worker_highest + 1, remote.channel_max, 0xFFFF)
-        if spare > 0:
-            self.spare.channel = spare
-            self.worker_channel_max = spare - 1
-        self._worker_opened = True
+        self._broker.frame_size = min(remote.max_frame_size, MAX_FRAME_SIZE)
+        self._broker.idle_s = (remote.idle_time_out or 0) / 1000
+        self._broker.is_open = self._worker.is_open = True
+        self.spare.channel = spare_channel(self._open[1], remote)
+        self._sessions.highest = 0 if self.spare.channel is None else self.spare.channel - 1
         self.holds_worker = False
-        told = splice(
-            body,
-            performative_fields(body),
-            {
-                2: b"\x70" + self.broker_frame_size.to_bytes(4, "big"),
-                3: b"\x60" + self.worker_channel_max.to_bytes(2, "big"),
-                4: b"\x40",
-            },
-        )
         self.ledger.opened(self.spare, self.now)
+        told = open_for_worker(body, frame_size=self._broker.frame_size, channel_max=self._sessions.highest)
         return encode_frame(0, told)
 
-    def _broker_begins(self, channel: int, body: bytes) -> bytes | None:
-        begin, _ = decode_performative(body)
-        if not isinstance(begin, Begin) or channel in self._by_remote or channel == self._spare_remote:
-            raise AmqpProtocolError("begin on a channel in use", condition="amqp:not-allowed")
-        ours = begin.remote_channel
-        if ours is not None and ours == self.spare.channel:
-            self._spare_remote = channel
-            self.spare.receive(body)
-            return b""
-        session = None if ours is None else self._sessions.get(ours)
-        if session is None or session.remote_channel is not None:
-            raise AmqpProtocolError("an answer to no begin", condition="amqp:not-allowed")
-        session.broker_began(channel, body, performative_fields(body))
-        session.shown_channel = self._channel_to_show(channel)
-        self._by_remote[channel] = session
-        return None if session.shown_channel == channel else encode_frame(session.shown_channel, body)
-
-    def _channel_to_show(self, channel: int) -> int:
-        """The broker's number, where the worker takes so high a one and it is free; else one that is."""
-        shown = {session.shown_channel for session in self._by_remote.values()}
-        if channel <= self.worker_channel_max and channel not in shown:
-            return channel
-        self._remapped = True
-        return next(number for number in range(1 << 16) if number not in shown)
-
-    def _broker_ends(self, channel: int, session: RelaySession, body: bytes) -> bytes | None:
-        del self._by_remote[channel]
-        session.ended(by_worker=session.is_ended_by_worker, error=error_in(body, performative_fields(body), 0))
-        if session.is_ended_by_worker:
-            del self._sessions[session.channel]
-        else:
-            # The worker's answer goes to the broker, and is the last of it.
-            session.is_ended_by_broker = True
-        return None if session.shown_channel == channel else encode_frame(session.shown_channel, body)
-
-    def _broker_closes(self, body: bytes) -> bytes | None:
+    def _broker_closes(self, body: bytes) -> None:
         error = error_in(body, performative_fields(body), 0)
         if self._close_by is None:
-            self._to_broker(encode_frame(0, encode_performative(Close())))
+            self.send_to_broker(encode_frame(0, encode_performative(Close())))
         self.broker_done = True
         if self._is_over:
-            return b""
+            return
         detail = "the broker closed the connection"
         if error is not None:
             detail += f": {error.condition}: {error.description or ''}"
         self._host.upstream_failed(detail)
-        if self._worker_opened:
-            self.to_worker.append(encode_frame(0, body))
-            self.worker_done = True
-        else:
-            self._close_worker(error.condition if error else _FORCED, detail)
+        # In the broker's own words.
+        self._close_worker(error.condition if error else _FORCED, (error and error.description) or detail)
         self._finish(worker_gone=False, by_worker=False, detail=detail)
-        return b""
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -681,19 +515,21 @@ class Relay:
         self._close_worker(error.condition, str(error))
         self._finish(worker_gone=False, by_worker=False, detail=f"the worker was cut off: {error}")
 
+    def _upstream_failed(self, detail: str) -> None:
+        if not self._is_over:
+            self._host.upstream_failed(detail)
+            self._upstream_over(detail)
+
     def _upstream_over(self, detail: str) -> None:
         """There is no upstream any longer: the worker is told, in words that make its SDK connect anew."""
-        if self._is_over:
-            return
         self._close_worker(_FORCED, f"the gateway has lost the namespace: {detail}")
         self._finish(worker_gone=False, by_worker=False, detail=detail)
 
     def _close_worker(self, condition: str, description: str) -> None:
         if self.worker_done or self._is_over:
             return
-        if self._from_worker.is_done:
-            if not self._worker_opened:
-                self._worker_opened = True
+        if self._worker.greeter is not None and self._worker.greeter.is_done:
+            if not self._worker.is_open:
                 opened = Open("renewer", max_frame_size=MAX_FRAME_SIZE)
                 self.send_to_worker(encode_frame(0, encode_performative(opened)))
             # The map too: azure-servicebus 7.15 reads all three fields without looking whether they are there.
@@ -704,30 +540,25 @@ class Relay:
         """Nothing passes any longer: the links are detached upstream, and the ledger is told, once."""
         if self._is_over:
             return
-        self._is_over = True
-        self.holds_worker = True
-        if not self.broker_done:
-            if self._is_open:
-                for session in self._sessions.values():
-                    for frame in session.farewell():
-                        self._to_broker(frame)
-                self._end_broker(None)
-            elif self._from_broker is not None:
-                self.broker_done = True
+        self._is_over = self.holds_worker = True
+        if self._broker.is_open and not self.broker_done:
+            for session in self._sessions:
+                for frame in session.farewell():
+                    self.send_to_broker(frame)
+            self._end_broker(None)
+        elif self._broker.greeter is not None or not self._has_dialed:
+            self.broker_done = True
         # What frees the locks goes out before anybody is told of it.
-        self._host.flush()
+        self._host.flush_now()
         self.ledger.closed(worker_gone=worker_gone, by_worker=by_worker, detail=detail, now=self.now)
-        if self._from_broker is None:
-            # Whoever dials is told when it comes back.
-            self.broker_done = self.broker_done or self._dialed_at is None
-        self._worker_in.clear()
         self.asked.clear()
 
     def _end_broker(self, error: AmqpError | None) -> None:
+        """Close upstream: in order, within a time; with `error` at once."""
         if self.broker_done or self._close_by is not None:
             return
-        if self._is_open:
-            self._to_broker(encode_frame(0, encode_performative(Close(error))))
+        if self._broker.is_open:
+            self.send_to_broker(encode_frame(0, encode_performative(Close(error))))
             self._close_by = self.now + FAREWELL_S
         if error is not None:
             self.broker_done = True
@@ -738,71 +569,31 @@ class Relay:
         self.now = now
         self.wall_now = self._wall()
 
+    def _greet(self, hop: Hop) -> bool:
+        """Take what comes before frames; whether frames come next."""
+        greeter = hop.greeter
+        if greeter is None or greeter.is_done:
+            return greeter is not None
+        is_done = greeter.read(hop.received, MAX_SASL_FRAME_SIZE)
+        if hop is self._broker and greeter.may_open and not greeter.has_opened and self._open is not None:
+            greeter.has_opened = True
+            told = open_for_broker(*self._open, self._options.namespace, frame_size=self._worker.frame_size)
+            self.send_to_broker(encode_frame(0, told))
+        return is_done
+
+    def _pass_to_worker(self, data: bytes | bytearray) -> None:
+        if not self._is_over:
+            self._worker.say(data, self.now)
+
     def _pause(self, is_paused: bool, now: float) -> None:
         self._tick(now)
         self.is_paused = is_paused
-        for session in self._sessions.values():
+        for session in self._sessions:
             session.window.is_held = is_paused
             session.more_window()
 
-    def _to_broker(self, data: bytes) -> None:
-        if data:
-            self.to_broker.append(data)
-            self._broker_said_at = self.now
-
-    def _authenticate(self, mechanism: str, user: str, password: str) -> bool:
-        if mechanism != "PLAIN":
-            return True
-        key = self.doorman.check_plain(user, password)
-        if key is None:
-            self._host.refused("key", "a name and key, given with PLAIN, that are none of the gateway's")
-            return False
-        self.let_in(key)
-        return True
-
-
-class Spare:
-    """The gateway's own channel; see `SpareWay`."""
-
-    __slots__ = ("_relay", "channel", "on_frame")
-
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self.channel: int | None = None
-        self.on_frame: Callable[[bytes], None] | None = None
-
-    @property
-    def max_frame_size(self) -> int:
-        """See `SpareWay`."""
-        return self._relay.broker_frame_size
-
-    @property
-    def our_max_frame_size(self) -> int:
-        """See `SpareWay`."""
-        return self._relay.worker_frame_size
-
-    def send(self, frames: bytes) -> None:
-        """See `SpareWay`."""
-        self._relay.send_spare(frames)
-
-    def receive(self, body: bytes) -> None:
-        """The body of a frame that came over it."""
-        if self.on_frame is not None:
-            self.on_frame(body)
-
-
-def _code_of(body: bytes) -> int:
-    """The descriptor of a performative."""
-    if body[:2] == b"\x00\x53" and len(body) > 2:
-        return body[2]
-    return performative_fields(body).code
-
-
-def _check(size: int, offset: int, kind: int, limit: int) -> None:
-    """AmqpProtocolError for the header of a frame that cannot be."""
-    if size > limit:
-        raise AmqpProtocolError(
-            f"a frame of {size} bytes where {limit} are allowed", condition="amqp:connection:framing-error"
-        )
-    if offset < 2 or size < 4 * offset or kind != FrameType.AMQP:
-        raise AmqpProtocolError("a malformed frame header", condition="amqp:connection:framing-error")
+    def _send_spare(self, frames: bytes) -> None:
+        """Queue frames of the gateway's own session, from outside."""
+        if not self._is_over:
+            self.send_to_broker(frames)
+            self._host.flush()

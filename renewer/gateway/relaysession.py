@@ -16,7 +16,14 @@ from renewer.amqp.serial import serial_add, serial_distance
 from renewer.amqp.spans import performative_fields, splice
 from renewer.errors import AmqpProtocolError, UsageError
 from renewer.gateway.addresses import NodeKind, for_namespace, read_node
-from renewer.gateway.attaching import encode_address, find_session_lock, read_attach, ticks, with_addresses
+from renewer.gateway.attaching import (
+    encode_address,
+    find_session_lock,
+    forwards_to,
+    read_attach,
+    ticks,
+    with_addresses,
+)
 from renewer.gateway.codes import Code, State
 from renewer.gateway.links import LinkKind, Locked, WorkerLink
 from renewer.gateway.options import PASSED
@@ -40,6 +47,12 @@ if TYPE_CHECKING:
     from renewer.gateway.options import EntityPolicy
 
 SWALLOW: Final = b""
+STRANGER_LINKS: Final = 8
+"""Links that a worker may have on an AMQP session before it has proved a key."""
+
+MOST_REFUSED: Final = 256
+"""Links that were refused, and that the worker has not detached from its side."""
+
 MOST_LOCKED: Final = 10_000
 """So many messages of one link are looked after at once; whoever takes more of them without settling any is not."""
 
@@ -93,6 +106,7 @@ class RelaySession:
         "_next_outgoing_id",
         "_outgoing_window",
         "_pending",
+        "_refusals",
         "_refused",
         "_tracking",
         "_wire",
@@ -114,14 +128,17 @@ class RelaySession:
         self.is_ended_by_broker = False
         self.window = ClampedWindow(worker_window, frame_limit)
         self.passed = 0
-        """Transfer frames that went to the worker."""
+        """Messages, or parts of one, that went to the worker."""
         self._handle_max = 0
         self._next_outgoing_id = 0
         self._outgoing_window = 0
         self._by_handle: dict[int, WorkerLink] = {}
         self._by_remote: dict[int, WorkerLink] = {}
-        self._pending: dict[tuple[str, bool], WorkerLink] = {}
+        self._pending: dict[tuple[str, bool], list[WorkerLink]] = {}
+        """Links whose attach the broker has not answered, in the order of their attaches."""
         self._refused: set[int] = set()
+        self._refusals: list[bytes] = []
+        """Answers that wait for the broker's begin: before it the worker knows no channel for them."""
         self._tracking: list[WorkerLink] = []
 
     @property
@@ -173,7 +190,9 @@ class RelaySession:
         view = read_attach(body)
         if view.handle in self._by_handle or view.handle in self._refused:
             raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
-        admitted = self._admit(view)
+        if not self._wire.is_let_in and len(self._by_handle) >= STRANGER_LINKS:
+            raise AmqpProtocolError("put a token first", condition=_UNAUTHORIZED)
+        admitted = self._admit(view, body)
         if isinstance(admitted, AmqpError):
             self._refuse(view, admitted)
             return SWALLOW
@@ -193,13 +212,14 @@ class RelaySession:
         # 1: settled by the sender (AMQP 1.0 part 2.8.2): nothing is locked.
         link.locks = kind is LinkKind.RECEIVER and view.snd_settle_mode != _SETTLED
         link.sent_at = self._wire.now
-        self._by_handle[view.handle] = self._pending[view.name, view.role] = link
+        self._by_handle[view.handle] = link
+        self._pending.setdefault((view.name, view.role), []).append(link)
         return self._renamed(body, view, link)
 
-    def _admit(self, view: AttachView) -> tuple[LinkKind, Node | None] | AmqpError:
+    def _admit(self, view: AttachView, body: bytes) -> tuple[LinkKind, Node | None] | AmqpError:
         """What the link is for; or why there shall be none."""
         wire = self._wire
-        if view.is_coordinator:
+        if view.is_coordinator and not view.role:
             # Names no entity: what is done in a transaction goes over links that are judged one by one.
             if wire.is_let_in:
                 return LinkKind.COORDINATOR, None
@@ -221,7 +241,17 @@ class RelaySession:
             return _unauthorized(f"the gateway's key is not for {node.entity}: add it to its entities")
         if node.kind is NodeKind.MANAGEMENT:
             return LinkKind.MANAGEMENT, node
+        destination = None if view.role else forwards_to(body)
+        if destination is not None and not self._may_forward(destination):
+            wire.refused("entity", f"{destination} is not among the entities of the key")
+            return _unauthorized(f"the gateway's key is not for {destination}: add it to its entities")
         return (LinkKind.RECEIVER if view.role else LinkKind.SENDER), node
+
+    def _may_forward(self, destination: str) -> bool:
+        try:
+            return self._wire.may_use(read_node(destination))
+        except UsageError:
+            return False
 
     def _renamed(self, body: bytes, view: AttachView, link: WorkerLink) -> bytes | None:
         """The attach with addresses as the namespace has them; what they were is kept for the answer."""
@@ -246,6 +276,8 @@ class RelaySession:
 
         Nothing of it reaches the broker. The handle of the answer is free again with the detach.
         """
+        if len(self._refused) >= MOST_REFUSED:
+            raise AmqpProtocolError("too many links that were refused", condition="amqp:resource-limit-exceeded")
         self._refused.add(view.handle)
         handle = next(number for number in range(1 << 32) if number not in self._by_remote)
         attach = Attach(
@@ -258,8 +290,9 @@ class RelaySession:
             None,
             initial_delivery_count=0 if view.role else None,
         )
-        for performative in (attach, Detach(handle, True, error)):
-            self._wire.send_to_worker(encode_frame(self.shown_channel, encode_performative(performative)))
+        self._refusals += [encode_performative(attach), encode_performative(Detach(handle, True, error))]
+        if self.remote_channel is not None:
+            self._wire.send_to_worker(self.take_refusals())
 
     def _worker_flows(self, body: bytes) -> bytes | None:
         fields = performative_fields(body)
@@ -331,12 +364,12 @@ class RelaySession:
         size = end - at
         if size > window.largest_seen:
             window.largest_seen = size
-        self.passed += 1
         link = self._by_remote.get(transfer_handle(buffer, at))
         if link is None:
             raise AmqpProtocolError("a transfer over no link", condition="amqp:session:unattached-handle")
         kind = link.kind
         if kind is LinkKind.RECEIVER:
+            self.passed += 1
             if link.locks:
                 self._locked(link, buffer, at, end)
             return None
@@ -361,6 +394,12 @@ class RelaySession:
             case _:
                 raise _not_in_a_session(code)
         return encode_frame(self.shown_channel, changed) if changed else changed
+
+    def take_refusals(self) -> bytes:
+        """The answers to attaches that were refused, which the worker may be given now."""
+        frames = b"".join(encode_frame(self.shown_channel, body) for body in self._refusals)
+        self._refusals.clear()
+        return frames
 
     def more_window(self) -> None:
         """Tell the broker of more window, if there is any to be told of."""
@@ -392,23 +431,31 @@ class RelaySession:
             return
         was_within = link.is_within
         delivery_id, tag, settled, link.is_within, aborted, offset, number = read_delivery(buffer, at, end)
+        if aborted and link.within_id is not None:
+            link.locked.pop(link.within_id, None)
         if was_within or settled or aborted or delivery_id is None:
             return
+        link.within_id = None
         if not link.is_session:
             locked = link.locked
             if len(locked) >= MOST_LOCKED or tag is None or len(tag) != _GUID_SIZE:
                 return
             until = None if offset < 0 else _MILLISECONDS.unpack_from(buffer, offset)[0] / 1000
             locked[delivery_id] = Locked(delivery_id, tag, until, self._wire.now, number)
+            link.within_id = delivery_id
         if offset >= 0 and policy.show_lock_until == "extended":
             shown = int(1000 * (self._wire.wall_now + policy.shown_for_s))
             _MILLISECONDS.pack_into(buffer, offset, shown)
 
     def _broker_attaches(self, body: bytes) -> bytes | None:
         view = read_attach(body)
-        link = self._pending.pop((view.name, not view.role), None)
-        if link is None:
+        key = view.name, not view.role
+        waiting = self._pending.get(key)
+        if not waiting:
             raise AmqpProtocolError("an answer to no attach", condition="amqp:not-allowed")
+        link = waiting.pop(0)
+        if not waiting:
+            del self._pending[key]
         if view.handle in self._by_remote:
             raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
         link.remote_handle = view.handle
@@ -533,13 +580,14 @@ def _uint(value: int) -> bytes:
 
 def _unauthorized(text: str) -> AmqpError:
     """With the map too: azure-servicebus 7.15 reads all three fields of an error without looking."""
-    return AmqpError("amqp:unauthorized-access", text, {})
+    return AmqpError(_UNAUTHORIZED, text, {})
 
 
 def _not_in_a_session(code: int) -> AmqpProtocolError:
     return AmqpProtocolError(f"performative 0x{code:02x} in a session", condition="amqp:connection:framing-error")
 
 
+_UNAUTHORIZED: Final = "amqp:unauthorized-access"
 _SETTLED: Final = 1
 _GUID_SIZE: Final = 16
 _MILLISECONDS: Final = Struct(">q")

@@ -73,9 +73,11 @@ def on_answer(wire: Exchanges, link: WorkerLink, buffer: bytearray, at: int, end
     _take(wire, link, asked, answer)
     if is_single and link.policy.show_lock_until == "extended":
         payload_at = at + read_transfer(body)[-1]
-        shown = int(1000 * (wire.wall_now + link.policy.shown_for_s))
+        left_s = _left_s(wire, link, asked.ask)
+        shown = int(1000 * (wire.wall_now + left_s))
         for offset in _ends_of_locks(link, asked.ask, answer):
-            _MILLISECONDS.pack_into(buffer, payload_at + offset, shown)
+            if left_s >= link.policy.shown_for_s or shown > _MILLISECONDS.unpack_from(payload, offset)[0]:
+                _MILLISECONDS.pack_into(buffer, payload_at + offset, shown)
 
 
 def _take(wire: Exchanges, link: WorkerLink, asked: Asked, answer: Answer) -> None:
@@ -103,6 +105,22 @@ def _take(wire: Exchanges, link: WorkerLink, asked: Asked, answer: Answer) -> No
         case Operation.RECEIVE_DEFERRED:
             if ask.session_id is None and link.policy.messages and answer.locked:
                 ledger.locked_by_token(link, answer.locked, received_at=wire.now)
+
+
+def _left_s(wire: Exchanges, link: WorkerLink, ask: Ask) -> float:
+    """For how long the locks are still renewed here: after that it is the worker's own renewals that count."""
+    policy = link.policy
+    if policy.max_duration_s is None:
+        return policy.shown_for_s
+    seen_at = [wire.now]
+    tags = {token.bytes_le for token in ask.tokens}
+    for receiver in wire.receivers(link.entity):
+        if ask.session_id is not None:
+            if receiver.session_id == ask.session_id and not receiver.is_gone:
+                seen_at.append(receiver.sent_at)
+        else:
+            seen_at += [locked.received_at for locked in receiver.locked.values() if locked.tag in tags]
+    return min(policy.shown_for_s, max(0.0, min(seen_at) + policy.max_duration_s - wire.now))
 
 
 def _ends_of_locks(link: WorkerLink, ask: Ask, answer: Answer) -> Iterator[int]:

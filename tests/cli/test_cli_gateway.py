@@ -90,11 +90,19 @@ def test_a_key_is_made_and_written_for_its_owner_alone(run: Run, tmp_path: Path)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     written = file.read_text()
     assert len(base64.b64decode(written)) == 32
+    assert written == written.strip()  # it can be put into a connection string as it is
     again = run("gateway", "key", str(file))
     assert again.code == ExitCode.CANNOT_CREATE
     assert "there already" in again.err
     assert file.read_text() == written
     assert run("gateway", "key", str(tmp_path / "none" / "key")).code == ExitCode.CANNOT_CREATE
+
+
+def test_the_help_of_a_command_has_no_holes_where_a_section_is_named(run: Run) -> None:
+    told = run("gateway", "key", "--help").out
+    assert "key_file of the gateway's key" in " ".join(told.split())
+    assert "[]" not in told
+    assert "[[" not in told
 
 
 def test_config_check_counts_gateways_and_show_writes_them_as_they_can_be_read(run: Run, configured: Path) -> None:

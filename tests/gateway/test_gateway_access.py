@@ -181,13 +181,11 @@ def test_whatever_is_shown_is_judged(token: str, audience: str) -> None:
     assert isinstance(DOORMAN.judge("SharedAccessSignature " + token, audience, NOW), Refused)
     verdict = DOORMAN.judge(signature(), audience, NOW)
     assert isinstance(verdict, Refused)
-    assert DOORMAN.check_plain(token, audience) is None
 
 
 def test_a_key_without_text_lets_nobody_in() -> None:
     empty = Doorman([WorkerKey("local", "", ("*",))])
     assert isinstance(empty.judge(signature(key=""), AUDIENCE, NOW), Refused)
-    assert empty.check_plain("local", "") is None
 
 
 def test_two_keys_of_one_name_both_let_in() -> None:
@@ -195,15 +193,6 @@ def test_two_keys_of_one_name_both_let_in() -> None:
     both = Doorman([LOCAL, successor])
     assert both.judge(signature(), AUDIENCE, NOW) == Admitted(LOCAL, "orders")
     assert both.judge(signature(key="next"), AUDIENCE, NOW) == Admitted(successor, "orders")
-    assert both.check_plain("local", "next") is successor
-
-
-def test_a_password_is_the_text_of_the_key() -> None:
-    assert DOORMAN.check_plain("local", TEXT) is LOCAL
-    assert DOORMAN.check_plain("local", TEXT + "x") is None
-    assert DOORMAN.check_plain("team b", TEXT) is None
-    assert DOORMAN.check_plain("nobody", TEXT) is None
-    assert DOORMAN.check_plain("local", "\ud800") is None
 
 
 def test_a_key_may_use_what_its_patterns_cover() -> None:

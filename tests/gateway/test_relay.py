@@ -40,8 +40,8 @@ from renewer.amqp import (
 from renewer.amqp.frames import FrameReader, FrameType
 from renewer.amqp.types import AmqpArray, Int, Long
 from renewer.core.states import MessageFate
+from renewer.gateway.framing import MAX_FRAME_SIZE
 from renewer.gateway.options import EntityPolicy
-from renewer.gateway.relay import MAX_FRAME_SIZE
 from tests.gateway.weave import KEY, WALL, Weave, client, server, worker_token
 
 TICKS_AT_EPOCH = 621_355_968_000_000_000
@@ -201,19 +201,11 @@ def test_frames_are_kept_small_enough_to_lie_here_whole():
     assert weave.broker.remote_open.max_frame_size == weave.worker.remote_open.max_frame_size == MAX_FRAME_SIZE
 
 
-def test_a_worker_may_come_in_with_a_key_given_to_sasl_plain():
+def test_sasl_plain_is_not_offered_for_it_would_put_no_token():
     weave = Weave(worker=client(sasl=SaslPlain("local", KEY)))
-    weave.settle()
-    assert weave.relay.is_let_in
-    assert weave.host.keys == ["local"]
-
-
-def test_a_wrong_key_given_to_sasl_plain_is_refused_before_anybody_is_dialed():
-    weave = Weave(worker=client(sasl=SaslPlain("local", "wrong")))
     weave.settle()
     assert weave.worker.state is ConnectionState.CLOSED
     assert not weave.host.dials
-    assert weave.host.refusals[0][0] == "key"
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------------
@@ -434,7 +426,7 @@ def locked(worker) -> dict:
     """What the relay remembers of the messages under way to the worker, by sequence number."""
     return {
         lock.sequence_number: lock
-        for session in worker.weave.relay._sessions.values()
+        for session in worker.weave.relay._sessions
         for link in session.links
         for lock in link.locked.values()
     }
@@ -745,6 +737,25 @@ def test_a_broker_that_never_answers_the_close_is_left_after_a_while():
     assert not worker.weave.relay.broker_done
     worker.weave.relay.advance(102.0)
     assert worker.weave.relay.broker_done
+
+
+def test_what_a_worker_settles_right_before_its_goodbye_is_settled():
+    worker = Worker().log_in()
+    link = open_receiver(worker)
+    [delivery] = deliver(worker, message(), tags=[uuid4().bytes_le])
+    link.settle(delivery, Accepted(), settled=True)
+    worker.weave.worker.close()
+    worker.settle()
+    names = [type(frame).__name__ for frame in frames(bytes(worker.weave.seen_by_broker))]
+    assert names.index("Disposition", names.index("Attach")) < names.index("Close")
+
+
+def test_what_a_broker_sends_right_before_its_goodbye_reaches_the_worker():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    worker.ends["r"].send(message(), delivery_tag=uuid4().bytes_le)
+    worker.weave.broker.close()
+    assert [event for event in worker.settle() if isinstance(event, DeliveryReceived)]
 
 
 def test_a_worker_that_says_goodbye_is_answered_and_so_is_the_broker():

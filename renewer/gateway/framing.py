@@ -1,0 +1,42 @@
+"""Frames as they lie in a buffer: told apart by their first bytes, and checked before anything of them is believed."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from renewer.amqp.frames import HEADER_SIZE, FrameType
+from renewer.amqp.spans import performative_fields
+from renewer.errors import AmqpProtocolError
+
+FRAME: Final = Struct(">IBBH")
+"""Size, data offset in words, type, channel (AMQP 1.0 part 2.3)."""
+
+CHANNEL: Final = Struct(">H")
+CHANNEL_OFFSET: Final = 6
+
+TRANSFER: Final = b"\x00\x53\x14"
+"""How nearly every transfer begins."""
+
+MAX_FRAME_SIZE: Final = 64 * 1024
+"""Bytes of a frame that either side is told to send at most: what must lie here whole."""
+
+
+def is_plain(size: int, offset: int, kind: int, limit: int) -> bool:
+    """Whether the header is one that nearly all frames have. AmqpProtocolError for one that cannot be."""
+    if HEADER_SIZE <= size <= limit and offset == 2 and not kind:
+        return True
+    if size > limit:
+        raise AmqpProtocolError(
+            f"a frame of {size} bytes where {limit} are allowed", condition="amqp:connection:framing-error"
+        )
+    if offset < 2 or size < 4 * offset or kind != FrameType.AMQP:
+        raise AmqpProtocolError("a malformed frame header", condition="amqp:connection:framing-error")
+    return False
+
+
+def code_of(body: bytes) -> int:
+    """The descriptor of a performative. AmqpProtocolError if there is none."""
+    if body[:2] == b"\x00\x53" and len(body) > 2:
+        return body[2]
+    return performative_fields(body).code
