@@ -94,9 +94,7 @@ def config_check(
 
 @config_app.command("show")
 def config_show(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="The configuration.", show_default=False)
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The configuration.", show_default=False)] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     format_: Annotated[

@@ -21,8 +21,7 @@ class AttachView:
     """What the gateway looks at in an attach.
 
     `role` is that of its sender: True for a receiver. `source` and `target` are addresses, None where there is none;
-    `raw_source` and `raw_target` the same as encoded. `destinations` are addresses that what is sent to the target is
-    moved on to by the broker: whoever may attach must be allowed these too. `is_refusal`: neither a source nor a target, which is how a link
+    `raw_source` and `raw_target` the same as encoded. `is_refusal`: neither a source nor a target, which is how a link
     is refused (part 2.6.3). `is_session`: it asks for, or grants, a session; without `session_id` any one.
     """
 
@@ -40,7 +39,6 @@ class AttachView:
     raw_source: bytes | None
     raw_target: bytes | None
     fields: Fields
-    destinations: tuple[str, ...] = ()
 
 
 def read_attach(body: bytes) -> AttachView:
@@ -76,20 +74,24 @@ def read_attach(body: bytes) -> AttachView:
         raw_source=raw_source,
         raw_target=raw_target,
         fields=fields,
-        destinations=_destinations(body, fields),
     )
 
 
 def forwards_to(body: bytes) -> str | None:
     """Where what is sent over the link is moved on to, by the broker; None as a rule.
 
-    AmqpProtocolError where that is given as something that is no text.
+    AmqpProtocolError where that is given as something that is no text, or twice: who knows which one would count.
     """
-    properties = _value(body, performative_fields(body), _PROPERTIES)
-    found = properties.get(_DESTINATION) if isinstance(properties, dict) else None
-    if found is not None and not isinstance(found, str):
-        raise _malformed("a transfer-destination-address that is no text")
-    return found
+    span = _given(body, performative_fields(body), _PROPERTIES)
+    if span is None:
+        return None
+    given = [value for key, value in pairs(body, *span) if text_at(body, key) == _DESTINATION]
+    if not given:
+        return None
+    address = decode(body, given[0][0])[0]
+    if len(given) > 1 or not isinstance(address, str | None):
+        raise _malformed("a transfer-destination-address that is given twice, or is no text")
+    return None if address is None else str(address)
 
 
 def with_addresses(body: bytes, *, source: bytes | None = None, target: bytes | None = None) -> bytes:
@@ -165,21 +167,6 @@ def _address(body: bytes, terminus: Fields | None) -> tuple[str | None, bytes | 
     return str(address), body[span[0] : span[1]]
 
 
-def _destinations(body: bytes, fields: Fields) -> tuple[str, ...]:
-    """Every one that is named, so that it does not matter which of several a broker would take."""
-    span = _given(body, fields, _PROPERTIES)
-    if span is None:
-        return ()
-    found = []
-    for key, value in pairs(body, *span):
-        if (text_at(body, key) or b"").lower() == _DESTINATION and not is_null(body, value):
-            address = decode(body, value[0])[0]
-            if not isinstance(address, str):
-                raise _malformed("a destination that is no text")
-            found.append(str(address))
-    return tuple(found)
-
-
 def _session(body: bytes, source: Fields | None) -> tuple[bool, str | None]:
     """Whether the source's filter is for a session, and for which."""
     span = None if source is None else _given(body, source, _FILTER)
@@ -219,9 +206,8 @@ _FILTER: Final = 7
 _MIXED: Final = 2
 _SESSION_FILTER: Final = "com.microsoft:session-filter"
 _SHARED_SESSION_FILTER: Final = "com.microsoft:non-exclusive-session-filter:list"
-_DESTINATION: Final = "com.microsoft:transfer-destination-address"
-_LOCKED_UNTIL: Final = b"com.microsoft:locked-until-utc"
 _DESTINATION: Final = b"com.microsoft:transfer-destination-address"
+_LOCKED_UNTIL: Final = b"com.microsoft:locked-until-utc"
 _TICKS_AT_EPOCH: Final = 621_355_968_000_000_000
 _TICKS_PER_S: Final = 10_000_000
 _I64: Final = struct.Struct(">q")

@@ -28,6 +28,7 @@ LONGEST_TOKEN: Final = 64 * 1024
 
 _MOST_REFUSED: Final = 64
 _MOST_UNFINISHED: Final = 8
+_MOST_FRAMES: Final = 512
 
 
 class LoginHost(Protocol):
@@ -79,7 +80,7 @@ class Login:
             request = _Request(delivery_id)
         request.heads.append(body[:payload_at])
         request.payload += body[payload_at:]
-        if len(request.payload) > LONGEST_TOKEN:
+        if len(request.payload) > LONGEST_TOKEN or len(request.heads) > _MOST_FRAMES:
             raise AmqpProtocolError("a token that is too long", condition="amqp:link:message-size-exceeded")
         if more:
             self._unfinished[channel, handle] = request

@@ -197,8 +197,11 @@ class Pair:
         self._house.start_soon(fetch)
 
     def flush_now(self) -> None:
-        """Write what there is at once."""
-        self._flush()
+        """Write what there is at once. Whatever comes of that, the relay goes on to tell the leases of its end."""
+        try:
+            self._flush()
+        except Exception as error:
+            self._fail(error)
 
     def flush(self) -> None:
         """Something is to be written that nobody asked for just now: at the end of this turn, in one piece."""

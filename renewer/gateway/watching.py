@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 MOST_ASKED: Final = 2048
 """So many requests of one connection are remembered; the oldest is forgotten then."""
 
+MOST_NAMED: Final = 20_000
+"""So many locks and messages may be named in all the requests that are remembered."""
+
+_MANY: Final = 100
 _MILLISECONDS: Final = Struct(">q")
 
 
@@ -53,9 +57,14 @@ def on_ask(wire: Exchanges, link: WorkerLink, body: bytes) -> None:
     ask = None if payload is None else read_ask(payload)
     if ask is None:
         return
-    if len(wire.asked) >= MOST_ASKED:
-        del wire.asked[next(iter(wire.asked))]
-    wire.asked[link.entity.lower(), ask.key] = Asked(ask, wire.now)
+    asked = wire.asked
+    if len(asked) >= MOST_ASKED:
+        del asked[next(iter(asked))]
+    if (named := _named(ask)) > _MANY:
+        named += sum(_named(known.ask) for known in asked.values())
+        while asked and named > MOST_NAMED:
+            named -= _named(asked.pop(next(iter(asked))).ask)
+    asked[link.entity.lower(), ask.key] = Asked(ask, wire.now)
 
 
 def on_answer(wire: Exchanges, link: WorkerLink, buffer: bytearray, at: int, end: int) -> None:
@@ -78,6 +87,10 @@ def on_answer(wire: Exchanges, link: WorkerLink, buffer: bytearray, at: int, end
         for offset in _ends_of_locks(link, asked.ask, answer):
             if left_s >= link.policy.shown_for_s or shown > _MILLISECONDS.unpack_from(payload, offset)[0]:
                 _MILLISECONDS.pack_into(buffer, payload_at + offset, shown)
+
+
+def _named(ask: Ask) -> int:
+    return len(ask.tokens) + len(ask.sequence_numbers)
 
 
 def _take(wire: Exchanges, link: WorkerLink, asked: Asked, answer: Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,22 @@ async def test_an_address_that_nobody_has_is_free(tmp_path: Path) -> None:
         found = await findings_of(with_gateway(made, tmp_path, f"127.0.0.1:{free_port()}"), "gateway.main")
         assert {check: finding.verdict for check, finding in found.items()} == {"port": Verdict.OK}
         assert "free" in found["port"].seen
+
+
+async def test_an_address_in_use_while_no_daemon_runs_is_told(tmp_path: Path) -> None:
+    async with servers() as made:
+        settings = with_gateway(made, tmp_path, f"127.0.0.1:{free_port()}")
+        async with running(settings):
+            found = await findings_of(settings, "gateway.main")
+            with socket.socket(socket.AF_UNIX) as daemon:
+                daemon.bind(str(tmp_path / "api.sock"))
+                daemon.listen()
+                beside_a_daemon = await findings_of(settings, "gateway.main")
+    assert found["port"].verdict is Verdict.WARN
+    assert "no daemon listens at unix:" in found["port"].seen
+    assert "exit code 73" in str(found["port"].remedy)
+    assert found["key local"].verdict is Verdict.OK
+    assert beside_a_daemon["port"].verdict is Verdict.OK
 
 
 async def test_each_key_is_tried_against_a_gateway_that_runs(tmp_path: Path) -> None:

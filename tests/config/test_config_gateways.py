@@ -146,6 +146,7 @@ def test_every_mistake_is_told_at_once_with_its_line(config: ConfigFile) -> None
         ("[[gateway]]\nsessions = true", "gateway[0].sessions", "[gateway.renew]"),
         ("[[gateway]]\nkey_file = 'x'", "gateway[0].key_file", "[[gateway.key]]"),
         ("[[gateway]]\ncolour = 'x'", "gateway[0].colour", "known in [gateway[0]]"),
+        (f"[[gateway]]\n[[gateway.key]]\nname = 'a'\nkey = '{SECRET}'", "gateway[0].key[0].entities", "a list of"),
     ],
 )
 def test_what_is_in_the_wrong_place_is_told_where_it_belongs(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
@@ -105,7 +107,11 @@ def browser(chromium: str) -> Iterator[Tab]:
     with (
         tempfile.TemporaryDirectory(prefix="rn-browser-", ignore_cleanup_errors=True) as folder,
         subprocess.Popen(
-            [chromium, *_FLAGS, f"--user-data-dir={folder}"], stderr=subprocess.PIPE, text=True
+            [chromium, *_FLAGS, f"--user-data-dir={folder}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": folder},
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -116,4 +122,6 @@ def browser(chromium: str) -> Iterator[Tab]:
             with connect(found[1], max_size=None, open_timeout=PATIENCE_S) as socket:
                 yield Tab(socket)
         finally:
-            process.kill()
+            # All of its processes, or one of them may still write into the folder while it is removed.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -77,6 +77,7 @@ def check_promises(documents: list[Document]) -> None:
         assert each["securityContext"]["readOnlyRootFilesystem"] is True
         assert each["securityContext"]["allowPrivilegeEscalation"] is False
         assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert each["securityContext"]["runAsGroup"] > 0
         assert "memory" in each["resources"]["limits"]
         assert {"name": "renewer-run", "mountPath": "/run/renewer"} in each["volumeMounts"]
     mounted = {mount["name"] for each in (renewer, worker) for mount in each["volumeMounts"]}

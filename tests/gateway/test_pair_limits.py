@@ -121,3 +121,16 @@ async def test_a_worker_that_is_only_slow_is_waited_for(stuck) -> None:
     pair.worker_drained()
     assert not broker.is_paused
     assert not house.refusals
+
+
+async def test_a_wire_that_fails_when_all_is_over_does_not_keep_the_leases_from_hearing_of_it(stuck) -> None:
+    pair, worker, broker, house = stuck
+
+    def send(data):
+        raise RuntimeError("for the test")
+
+    broker.send = send
+    house.relay.to_broker.append(b"detach")
+    pair.flush_now()
+    assert worker.is_aborted
+    assert broker.is_aborted

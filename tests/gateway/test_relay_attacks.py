@@ -25,8 +25,10 @@ from renewer.amqp import (
     encode_performative,
 )
 from renewer.amqp.frames import FrameReader
-from renewer.amqp.types import Uint
+from renewer.amqp.spans import performative_fields, splice
+from renewer.amqp.types import AmqpArray, Uint
 from renewer.gateway.options import EntityPolicy, WorkerKey
+from renewer.gateway.watching import MOST_NAMED
 from tests.gateway.test_relay import Manager, Worker, deliver, hold_session, locked, message, open_receiver, ticks
 from tests.gateway.weave import KEY, WALL, server, worker_token
 
@@ -230,3 +232,79 @@ def test_when_it_is_renewed_here_no_longer_a_workers_own_renewal_is_shown_as_it_
     assert renewed_at(200.0) == pytest.approx(500)
     assert renewed_at(690.0) == pytest.approx(30)
     assert renewed_at(800.0) == pytest.approx(30)
+
+
+def test_a_token_in_frames_with_nothing_in_them_does_not_go_on_for_ever():
+    worker = Worker()
+    worker.cbs()
+    raw(worker, attach("c1", 50, role=False, source="me", target="$cbs"))
+    for number in range(1000):
+        raw(worker, Transfer(50, 0 if number == 0 else None, b"1", 0, False, more=True))
+    assert worker.weave.relay.worker_done
+
+
+@pytest.mark.parametrize("names", [(b"orders", b"invoices"), (b"invoices", b"orders")])
+def test_a_destination_that_is_given_twice_opens_nothing(names):
+    worker = Worker().log_in()
+    key = b"com.microsoft:transfer-destination-address"
+    pairs = b"".join(b"\xa3" + bytes((len(key),)) + key + b"\xa1" + bytes((len(name),)) + name for name in names)
+    twice = b"\xd1" + (len(pairs) + 4).to_bytes(4, "big") + b"\x00\x00\x00\x04" + pairs
+    body = encode_performative(attach(role=False, source="me", target="orders", properties={Symbol("x"): "y"}))
+    fields = performative_fields(body)
+    relay = worker.weave.relay
+    relay.from_worker(encode_frame(0, splice(body, fields, {13: twice})), worker.weave.now)
+    assert "Attach" not in kinds(taken(relay.to_broker))
+
+
+def part(handle, number, **changes):
+    return Transfer(handle, number, GUID.bytes_le, 0, **{"settled": False, **changes})
+
+
+@pytest.mark.xfail(strict=True, reason="within_id still names the delivery before")
+def test_a_delivery_that_is_aborted_in_its_first_frame_leaves_those_before_it_alone():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    handle = worker.ends["r"].handle
+    from_broker(worker, part(handle, 0), payload=message(number=1))
+    from_broker(worker, part(handle, 1, more=True, settled=True), payload=message(number=2))
+    from_broker(worker, Transfer(handle, aborted=True))
+    assert set(locked(worker)) == {1}
+
+
+@pytest.mark.xfail(strict=True, reason="the ledger is not told")
+def test_a_delivery_that_is_aborted_after_it_was_kept_is_told_as_over():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    handle = worker.ends["r"].handle
+    from_broker(worker, part(handle, 0, more=True), payload=message())
+    [noted] = locked(worker).values()
+    noted.kept = "lease-1"
+    from_broker(worker, Transfer(handle, aborted=True))
+    [(_, (_, told, fate, error), _)] = worker.weave.told.of("settled")
+    assert (told, fate, error) == (noted, None, None)
+
+
+@pytest.mark.xfail(strict=True, reason="the destination is repeated whole in the log and to the worker")
+def test_an_address_that_is_refused_is_not_repeated_at_any_length():
+    worker = Worker().log_in()
+    properties = {Symbol("com.microsoft:transfer-destination-address"): "x" * 20_000}
+    raw(worker, attach(role=False, source="me", target="orders", properties=properties))
+    assert all(len(detail) < 1000 for _, detail in worker.weave.host.refusals)
+
+
+def test_requests_that_nobody_answers_are_remembered_within_bounds():
+    worker = Worker().log_in()
+    manager = Manager(worker)
+    tokens = [UUID(int=number) for number in range(8000)]
+    for number in range(10):
+        manager.outward.send(
+            Message(
+                properties=MessageProperties(message_id=f"m-{number}"),
+                application_properties={"operation": "com.microsoft:renew-lock"},
+                body=Value({"lock-tokens": AmqpArray(tokens, UUID)}),
+            ).encode()
+        )
+        worker.settle()
+    asked = worker.weave.relay.asked
+    assert sum(len(one.ask.tokens) for one in asked.values()) <= MOST_NAMED
+    assert len(asked) == 2

@@ -14,7 +14,7 @@ from anyio.streams.tls import TLSStream
 
 from renewer.cli.doctor import doors
 from renewer.cli.doctor.credentials import without_remedy
-from renewer.cli.doctor.findings import CHECK_TIMEOUT_S, Examination, Outcome, fail, ok
+from renewer.cli.doctor.findings import CHECK_TIMEOUT_S, Examination, Outcome, Verdict, fail, ok, warn
 from renewer.config import UnixListen
 from renewer.daemon.build import gateway_options
 from renewer.errors import LeaseLostError, RenewerError
@@ -41,7 +41,7 @@ async def examine_gateway(examination: Examination, number: int, settings: Setti
     is_socket = isinstance(listen, UnixListen)
     peer = await examination.check(
         "socket" if is_socket else "port",
-        functools.partial(_knock, listen, setting),
+        functools.partial(_knock, listen, settings.api.listen, setting),
         remedy=f"choose another {setting}",
     )
     if peer is None:
@@ -54,7 +54,19 @@ async def examine_gateway(examination: Examination, number: int, settings: Setti
         )
 
 
-async def _knock(listen: UnixListen | TcpListen, setting: str) -> Outcome[doors.Peer]:
+async def _knock(listen: UnixListen | TcpListen, api: UnixListen | TcpListen, setting: str) -> Outcome[doors.Peer]:
+    door = await _examine(listen, setting)
+    if isinstance(listen, UnixListen) or door.value is None:
+        return door
+    daemon = await _examine(api, "api.listen")
+    if daemon.value is None and daemon.verdict is Verdict.OK:
+        # Whoever answers there, were it another gateway with the same keys, keeps ours from starting.
+        remedy = f"end what uses it, or choose another {setting}; a start would fail with exit code 73"
+        return warn(f"{door.seen}, and no daemon listens at {api}", remedy, door.value)
+    return door
+
+
+async def _examine(listen: UnixListen | TcpListen, setting: str) -> Outcome[doors.Peer]:
     if isinstance(listen, UnixListen):
         return await anyio.to_thread.run_sync(doors.examine_unix_door, listen, setting, abandon_on_cancel=True)
     return await anyio.to_thread.run_sync(doors.examine_tcp_door, listen, setting, abandon_on_cancel=True)
