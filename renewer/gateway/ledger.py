@@ -83,7 +83,6 @@ class ConnectionLedger:
         "_book",
         "_by_session",
         "_by_token",
-        "_deferred",
         "_gateway",
         "_is_full_told",
         "_is_mute_told",
@@ -118,7 +117,6 @@ class ConnectionLedger:
         self._spare: SpareChannel | None = None
         self._kept: dict[LeaseId, Kept] = {}
         self._places: dict[WorkerLink, LinkPlace] = {}
-        self._deferred: dict[str, LinkPlace] = {}
         self._by_session: dict[tuple[str, str | None], Kept] = {}
         self._by_token: dict[UUID, Kept] = {}
         self._labels: Mapping[str, str] | None = None
@@ -199,7 +197,7 @@ class ConnectionLedger:
         """See `LinkLedger`."""
         if not link.policy.messages:
             return
-        place = self._deferred.setdefault(link.entity.lower(), LinkPlace(self, link.entity, None))
+        place = self._places.setdefault(link, LinkPlace(self, link.entity, None))
         for message in messages:
             if self._has_room():
                 self._keep_message(
@@ -276,7 +274,7 @@ class ConnectionLedger:
         """See `LinkLedger`."""
         self.stop(detail)
         over = [*self._kept.values()]
-        for known in (self._kept, self._places, self._deferred, self._by_session, self._by_token):
+        for known in (self._kept, self._places, self._by_session, self._by_token):
             known.clear()
         for kept in over:
             if worker_gone:

@@ -36,6 +36,7 @@ from renewer.gateway.transfers import (
 )
 from renewer.gateway.watching import Exchanges, on_answer, on_ask
 from renewer.gateway.windows import ClampedWindow
+from renewer.targets.servicebus.verdicts import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,8 +244,9 @@ class RelaySession:
             return LinkKind.MANAGEMENT, node
         destination = None if view.role else forwards_to(body)
         if destination is not None and not self._may_forward(destination):
-            wire.refused("entity", f"{destination} is not among the entities of the key")
-            return _unauthorized(f"the gateway's key is not for {destination}: add it to its entities")
+            where = shorten(destination)
+            wire.refused("entity", f"{where} is not among the entities of the key")
+            return _unauthorized(f"the gateway's key is not for {where}: add it to its entities")
         return (LinkKind.RECEIVER if view.role else LinkKind.SENDER), node
 
     def _may_forward(self, destination: str) -> bool:
@@ -431,11 +433,13 @@ class RelaySession:
             return
         was_within = link.is_within
         delivery_id, tag, settled, link.is_within, aborted, offset, number = read_delivery(buffer, at, end)
-        if aborted and link.within_id is not None:
-            link.locked.pop(link.within_id, None)
-        if was_within or settled or aborted or delivery_id is None:
+        if was_within:
+            if aborted:
+                self._aborted(link)
             return
         link.within_id = None
+        if settled or aborted or delivery_id is None:
+            return
         if not link.is_session:
             locked = link.locked
             if len(locked) >= MOST_LOCKED or tag is None or len(tag) != _GUID_SIZE:
@@ -446,6 +450,12 @@ class RelaySession:
         if offset >= 0 and policy.show_lock_until == "extended":
             shown = int(1000 * (self._wire.wall_now + policy.shown_for_s))
             _MILLISECONDS.pack_into(buffer, offset, shown)
+
+    def _aborted(self, link: WorkerLink) -> None:
+        """The broker takes back what it has begun to send."""
+        locked = None if link.within_id is None else link.locked.pop(link.within_id, None)
+        if locked is not None and locked.kept is not None:
+            self._wire.ledger.settled(link, locked, None, None)
 
     def _broker_attaches(self, body: bytes) -> bytes | None:
         view = read_attach(body)
@@ -529,7 +539,8 @@ class RelaySession:
         if link.is_gone:
             return
         link.is_gone = True
-        if link.kind is LinkKind.RECEIVER and link.is_attached:
+        # Deferred messages come over a management node, and are settled over it.
+        if link.kind in (LinkKind.RECEIVER, LinkKind.MANAGEMENT) and link.role and link.is_attached:
             self._wire.ledger.link_gone(link, by_worker=by_worker, error=error, now=self._wire.now)
         link.locked.clear()
 

@@ -630,6 +630,16 @@ def test_what_a_management_node_refuses_changes_nothing():
     assert not worker.weave.told.of("settled_by_token")
 
 
+def test_a_management_link_that_is_given_up_is_told_for_deferred_messages_are_settled_over_it():
+    worker = Worker().log_in()
+    manager = Manager(worker)
+    manager.inward.detach()
+    worker.settle()
+    [(_, (link,), told)] = worker.weave.told.of("link_gone")
+    assert link.name == "m-in"
+    assert told["by_worker"]
+
+
 # Windows --------------------------------------------------------------------------------------------------------------
 
 

@@ -260,7 +260,6 @@ def part(handle, number, **changes):
     return Transfer(handle, number, GUID.bytes_le, 0, **{"settled": False, **changes})
 
 
-@pytest.mark.xfail(strict=True, reason="within_id still names the delivery before")
 def test_a_delivery_that_is_aborted_in_its_first_frame_leaves_those_before_it_alone():
     worker = Worker().log_in()
     open_receiver(worker)
@@ -271,7 +270,6 @@ def test_a_delivery_that_is_aborted_in_its_first_frame_leaves_those_before_it_al
     assert set(locked(worker)) == {1}
 
 
-@pytest.mark.xfail(strict=True, reason="the ledger is not told")
 def test_a_delivery_that_is_aborted_after_it_was_kept_is_told_as_over():
     worker = Worker().log_in()
     open_receiver(worker)
@@ -284,7 +282,6 @@ def test_a_delivery_that_is_aborted_after_it_was_kept_is_told_as_over():
     assert (told, fate, error) == (noted, None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="the destination is repeated whole in the log and to the worker")
 def test_an_address_that_is_refused_is_not_repeated_at_any_length():
     worker = Worker().log_in()
     properties = {Symbol("com.microsoft:transfer-destination-address"): "x" * 20_000}
