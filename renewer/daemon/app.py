@@ -124,7 +124,11 @@ class Daemon:
             self._callbacks.check_url,
         )
         self._gateways = Gateways(
-            gateway_options(settings, os.environ), clock, note=self._registrar.note, post=self._post
+            gateway_options(settings, os.environ),
+            clock,
+            note=self._registrar.note,
+            post=self._post,
+            draining=self._is_draining,
         )
         waiting = Waiting()
         hooks: list[Hook] = [
@@ -372,6 +376,9 @@ class Daemon:
 
     def _operation(self, operation_id: OperationId) -> Operation | None:
         return self.supervisor.scheduler.operation(operation_id)
+
+    def _is_draining(self) -> bool:
+        return self.control.state == "draining"
 
     def _takes_work(self) -> bool:
         return self.control.state == "ready"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Gateways:
-    """All gateways. `note` is told of each lease before `post` is."""
+    """All gateways. `note` is told of each lease before `post` is; `draining` says whether nothing new is taken on."""
 
     def __init__(
         self,
@@ -33,10 +33,11 @@ class Gateways:
         *,
         note: Callable[[LeaseSpec], None],
         post: Callable[[Event], None],
+        draining: Callable[[], bool],
     ) -> None:
         self._note = note
         self._post = post
-        self._gateways = [_Gateway(each, clock, self._register, post) for each in options]
+        self._gateways = [_Gateway(each, clock, self._register, post, draining) for each in options]
 
     @property
     def targets(self) -> Mapping[str, GatewayTarget]:
@@ -99,12 +100,15 @@ class _Gateway:
         clock: Clock,
         register: Callable[[LeaseSpec], None],
         post: Callable[[Event], None],
+        draining: Callable[[], bool],
     ) -> None:
         self.options = options
         # Whether it will end soon is watched by the namespace's own target.
         self.provider = CountedTokens(token_provider(options.namespace, clock, audience=options.namespace.audience))
         self.target = GatewayTarget(options, clock, self.provider, register=register, post=post, rng=SystemRandom())
-        self.server = GatewayServer(options, self.target, clock, Doorman(options.keys), self.provider)
+        self.server = GatewayServer(
+            options, self.target, clock, Doorman(options.keys), self.provider, draining=draining
+        )
 
     def reading(self) -> GatewayReading:
         now = self.server.readings()

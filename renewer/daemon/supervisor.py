@@ -24,6 +24,7 @@ from renewer.daemon.attempts import AttemptObserver, AttemptRunner, LaneLimits
 from renewer.daemon.horizon import Horizon
 from renewer.daemon.keeping import Deliveries, Keeper, News
 from renewer.daemon.records import Timeline, boot_id, lease_entry, operation_entry
+from renewer.gateway.options import ORIGIN
 from renewer.ports import Entry, EntryKind, Registry
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class Supervisor:
     async def park_all(self) -> None:
         """Give every lease back, to be held again by the next start; returns when each is confirmed or given up."""
         for lease in list(self.scheduler.leases()):
-            if not is_over(lease.state):
+            # What a gateway's worker holds is its own: it ends with the worker's links.
+            if not is_over(lease.state) and lease.spec.context.get("origin") != ORIGIN:
                 self.post(LeaseParkRequested(lease.spec.id))
         await self._runner.all_released()
 

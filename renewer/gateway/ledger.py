@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from renewer.targets.servicebus.envelope import Reply, Template
     from renewer.targets.servicebus.lockbatches import LockBatches
 
-PROMOTE_AFTER_S: Final = 0.5
+PROMOTE_AFTER_S: Final = 2.0
 """A message that is not settled for so long has its lock kept."""
 
 PROMOTE_SHARE: Final = 0.1

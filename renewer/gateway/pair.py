@@ -35,6 +35,10 @@ class House(Protocol):
         """Monotonic seconds."""
         ...
 
+    def is_draining(self) -> bool:
+        """Whether workers may go on with what they have, and begin nothing."""
+        ...
+
     def make_relay(self, pair: Pair, now: float) -> Relay:
         """The relay for a worker that has connected."""
         ...
@@ -191,10 +195,16 @@ class Pair:
             except Exception as error:
                 log.exception("a token could not be had")
                 detail = type(error).__name__
+            if token is None:
+                self._house.upstream_failed(f"no token for the namespace: {detail}")
             if self._relay is not None:
                 self._tell(partial(self._relay.token_ready, token, detail))
 
         self._house.start_soon(fetch)
+
+    def is_draining(self) -> bool:
+        """See `House`."""
+        return self._house.is_draining()
 
     def flush_now(self) -> None:
         """Write what there is at once. Whatever comes of that, the relay goes on to tell the leases of its end."""

@@ -157,6 +157,11 @@ class Relay:
         return self._options.namespace.authority
 
     @property
+    def is_draining(self) -> bool:
+        """Whether workers may go on with what they have, and begin nothing."""
+        return self._host.is_draining()
+
+    @property
     def broker_frame_size(self) -> int:
         """Bytes of a frame that the broker takes."""
         return self._broker.frame_size
@@ -232,7 +237,7 @@ class Relay:
         """The upstream connection has ended, or there never was one."""
         self._tick(now)
         self.broker_done = True
-        self._upstream_over(detail)
+        self._upstream_failed(detail)
 
     def stop(self, reason: str, now: float) -> None:
         """End both, in order: the gateway stops."""
@@ -516,12 +521,10 @@ class Relay:
         self._finish(worker_gone=False, by_worker=False, detail=f"the worker was cut off: {error}")
 
     def _upstream_failed(self, detail: str) -> None:
-        if not self._is_over:
-            self._host.upstream_failed(detail)
-            self._upstream_over(detail)
-
-    def _upstream_over(self, detail: str) -> None:
         """There is no upstream any longer: the worker is told, in words that make its SDK connect anew."""
+        if self._is_over:
+            return
+        self._host.upstream_failed(detail)
         self._close_worker(_FORCED, f"the gateway has lost the namespace: {detail}")
         self._finish(worker_gone=False, by_worker=False, detail=detail)
 

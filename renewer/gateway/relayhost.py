@@ -24,6 +24,10 @@ class RelayHost(Protocol):
         """What is queued cannot wait: somebody waits for the locks that it frees."""
         ...
 
+    def is_draining(self) -> bool:
+        """Whether workers may go on with what they have, and begin nothing."""
+        ...
+
     def let_in(self, key: str) -> None:
         """The worker proved this key for the first time."""
         ...

@@ -73,6 +73,11 @@ class Wire(Exchanges, Protocol):
         """Whether a key was proved."""
         ...
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether workers may go on with what they have, and begin nothing."""
+        ...
+
     def may_use(self, node: Node) -> bool:
         """Whether the keys that were proved are for this entity."""
         ...
@@ -242,6 +247,8 @@ class RelaySession:
             return _unauthorized(f"the gateway's key is not for {node.entity}: add it to its entities")
         if node.kind is NodeKind.MANAGEMENT:
             return LinkKind.MANAGEMENT, node
+        if view.role and wire.is_draining:
+            return AmqpError("com.microsoft:server-busy", "the gateway is drained: it takes no new receivers", {})
         destination = None if view.role else forwards_to(body)
         if destination is not None and not self._may_forward(destination):
             where = shorten(destination)

@@ -84,14 +84,17 @@ class GatewayServer:
         doorman: Doorman,
         provider: TokenProvider,
         *,
+        draining: Callable[[], bool] = lambda: False,
         make_relay: Callable[..., Relay] = Relay,
     ) -> None:
+        """`draining` says whether workers may only go on with what they have."""
         self._options = options
         self._target = target
         self._clock = clock
         self._doorman = doorman
         self._provider = provider
         self._make_relay = make_relay
+        self._draining = draining
         self._scratch = Scratch()
         self._dialer = Dialer(options.namespace, self._scratch)
         self._tls: ssl.SSLContext | None = None
@@ -205,6 +208,10 @@ class GatewayServer:
     def now(self) -> float:
         """See `House`."""
         return self._clock.now()
+
+    def is_draining(self) -> bool:
+        """See `House`."""
+        return self._draining()
 
     def make_relay(self, pair: Pair, now: float) -> Relay:
         """See `House`."""

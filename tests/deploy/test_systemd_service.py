@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 
 import pytest
@@ -163,3 +164,17 @@ def test_a_second_daemon_by_hand_leaves_the_first_one_alone(service: Service) ->
     assert second.code == 73
     assert "another renewer" in second.err
     assert service.renewer("health").code == 0
+
+
+def test_a_gateway_takes_its_key_from_the_credentials(service: Service) -> None:
+    key = "/etc/renewer/credentials/gateway"
+    service.renewer("gateway", "key", key)
+    gateway = f'[[gateway.key]]\nname = "local"\nkey_file = "{CREDENTIALS}/renewer_gateway"\nentities = ["orders"]\n'
+    service.configure(f'{CONFIG}[[gateway]]\nlisten = "127.0.0.1:5673"\n{gateway}')
+    service.start()
+    told = service.renewer("gateway", "connection-string", "-c", "/etc/renewer/config.toml")
+    made = service.machine.path(key)
+    assert f"127.0.0.1:5673;SharedAccessKeyName=local;SharedAccessKey={made.read_text()};" in told.out
+    found = json.loads(service.renewer("doctor", "-c", "/etc/renewer/config.toml", "-o", "json", check=False).out)
+    assert "lets workers in to orders" in str(found)
+    made.unlink()

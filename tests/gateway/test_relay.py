@@ -883,6 +883,40 @@ def test_a_session_that_the_broker_ends_is_told_and_can_be_begun_again():
     assert worker.weave.relay.worker_done is False
 
 
+def test_a_namespace_that_cannot_be_reached_is_counted():
+    weave = Weave(dials=False)
+    weave.settle()
+    weave.relay.dial_failed("connection refused", 100.0)
+    assert weave.host.failures == ["connection refused"]
+
+
+def test_an_upstream_that_breaks_is_counted_once():
+    worker = Worker().log_in()
+    open_receiver(worker, session="s-1")
+    worker.weave.relay.broker_gone("reset by peer", 100.0)
+    worker.weave.relay.broker_gone("reset by peer", 100.0)
+    assert worker.weave.host.failures == ["reset by peer"]
+
+
+def test_an_upstream_that_ends_behind_a_worker_that_has_left_is_no_failure():
+    worker = Worker().log_in()
+    worker.weave.worker.close()
+    worker.settle()
+    worker.weave.relay.broker_gone("the connection was closed", 100.0)
+    assert worker.weave.host.failures == []
+
+
+def test_while_the_daemon_is_drained_workers_go_on_and_begin_nothing():
+    worker = Worker().log_in()
+    open_receiver(worker, session="s-1")
+    worker.weave.host.draining = True
+    worker.receiver("late", session="s-2")
+    [refused] = [event for event in worker.settle() if isinstance(event, LinkRefused)]
+    assert refused.error.condition == "com.microsoft:server-busy"
+    assert Manager(worker)
+    assert not worker.weave.told.of("link_gone")
+
+
 # Time -----------------------------------------------------------------------------------------------------------------
 
 

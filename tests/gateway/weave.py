@@ -71,6 +71,10 @@ class Host:
     keys: list = field(default_factory=list)
     refusals: list = field(default_factory=list)
     failures: list = field(default_factory=list)
+    draining: bool = False
+
+    def is_draining(self):
+        return self.draining
 
     def dial(self):
         self.dials += 1
