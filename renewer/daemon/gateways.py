@@ -33,7 +33,7 @@ class Gateways:
         *,
         note: Callable[[LeaseSpec], None],
         post: Callable[[Event], None],
-        draining: Callable[[], bool],
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._note = note
         self._post = post
