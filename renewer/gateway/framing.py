@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from renewer.amqp.frames import HEADER_SIZE, FrameType
+from renewer.amqp.frames import FrameType
 from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
 
@@ -22,17 +22,14 @@ MAX_FRAME_SIZE: Final = 64 * 1024
 """Bytes of a frame that either side is told to send at most: what must lie here whole."""
 
 
-def is_plain(size: int, offset: int, kind: int, limit: int) -> bool:
-    """Whether the header is one that nearly all frames have. AmqpProtocolError for one that cannot be."""
-    if HEADER_SIZE <= size <= limit and offset == 2 and not kind:
-        return True
+def check_header(size: int, offset: int, kind: int, limit: int) -> None:
+    """AmqpProtocolError for the header of a frame that cannot be."""
     if size > limit:
         raise AmqpProtocolError(
             f"a frame of {size} bytes where {limit} are allowed", condition="amqp:connection:framing-error"
         )
     if offset < 2 or size < 4 * offset or kind != FrameType.AMQP:
         raise AmqpProtocolError("a malformed frame header", condition="amqp:connection:framing-error")
-    return False
 
 
 def code_of(body: bytes) -> int:

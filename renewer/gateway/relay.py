@@ -29,14 +29,14 @@ from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
 from renewer.gateway.access import covers
 from renewer.gateway.codes import Code
-from renewer.gateway.framing import CHANNEL, CHANNEL_OFFSET, FRAME, MAX_FRAME_SIZE, TRANSFER, code_of, is_plain
+from renewer.gateway.framing import CHANNEL, CHANNEL_OFFSET, FRAME, MAX_FRAME_SIZE, TRANSFER, check_header, code_of
 from renewer.gateway.greetings import Greeter
 from renewer.gateway.hops import Hop
 from renewer.gateway.login import Login
 from renewer.gateway.opens import open_for_broker, open_for_worker, read_open, spare_channel
 from renewer.gateway.options import PASSED
 from renewer.gateway.relaysession import RelaySession, error_in
-from renewer.gateway.sessiontable import SessionTable, SpareChannel
+from renewer.gateway.sessiontable import HiddenChannel, SessionTable
 from renewer.gateway.watching import Asked
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Relay:
         """The worker takes nothing at present."""
         self.login = Login(self, doorman, options.namespace)
         self.asked: dict[tuple[str, bytes], Asked] = {}
-        self.spare = SpareChannel(self._worker, self._broker, self._send_spare)
+        self.spare = HiddenChannel(self._worker, self._broker, self._send_spare)
         self._sessions = SessionTable()
         self._keys: list[WorkerKey] = []
         self._open: tuple[bytes, Open] | None = None
@@ -332,7 +332,7 @@ class Relay:
         limit = self._broker.frame_size if self._worker.is_open else MAX_FRAME_SIZE
         while there - at >= HEADER_SIZE and not (self._is_over or self.holds_worker):
             size, offset, kind, channel = FRAME.unpack_from(buffer, at)
-            is_plain(size, offset, kind, limit)
+            check_header(size, offset, kind, limit)
             end = at + size
             if end > there:
                 break
@@ -415,7 +415,7 @@ class Relay:
         while there - at >= HEADER_SIZE:
             size, offset, kind, channel = FRAME.unpack_from(buffer, at)
             if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
-                is_plain(size, offset, kind, limit)
+                check_header(size, offset, kind, limit)
             end = at + size
             if end > there:
                 break

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from renewer.gateway.hops import Hop
 
 
-class SpareChannel:
+class HiddenChannel:
     """The gateway's own channel; see `SpareWay`. `send` queues frames for the broker and has them written."""
 
     __slots__ = ("_broker", "_send", "_worker", "channel", "on_frame", "remote")
@@ -86,7 +86,7 @@ class SessionTable:
         self._passed_before += session.passed
         del self.ours[session.channel]
 
-    def broker_begins(self, channel: int, body: bytes, spare: SpareChannel) -> bytes | None:
+    def broker_begins(self, channel: int, body: bytes, spare: HiddenChannel) -> bytes | None:
         """The broker's answer to a begin: what goes on, as `RelaySession.from_broker` has it."""
         begin, _ = decode_performative(body)
         if not isinstance(begin, Begin) or channel in self.by_remote or channel == spare.remote:
