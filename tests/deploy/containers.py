@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.tools import REPOSITORY, TOOLS, sweep_cgroups
+from tests.deploy.cgroups import sweep_cgroups
+from tests.deploy.tools import REPOSITORY, TOOLS
 
 IMAGE = "localhost/renewer:test"
 _BASE_TAG = "debian-stand-in"
@@ -117,8 +118,13 @@ class Net:
 
     def state(self, name: str) -> dict[str, Any]:
         """How a container is."""
-        state: dict[str, Any] = json.loads(self("inspect", name).stdout)[0]["State"]
+        state: dict[str, Any] = self.inspect(name)["State"]
         return state
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """What podman knows of a container."""
+        found: dict[str, Any] = json.loads(self("inspect", name).stdout)[0]
+        return found
 
     def get(self, url: str) -> str | None:
         """A page, None where nobody answers."""

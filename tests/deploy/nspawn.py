@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deploy.tools import sweep_cgroups
+from tests.deploy.cgroups import group_of_its_own, is_unified, was_out_of_memory, why_no_limits
 
 _BOOT_S = 60.0
 _COMMAND_S = 60.0
@@ -49,26 +50,23 @@ class Done:
 class Machine:
     """A machine that has booted."""
 
-    def __init__(self, root: Path, leader: int) -> None:
+    def __init__(self, root: Path, leader: int, name: str, *, no_limits: str | None) -> None:
         self.root = root
         self.leader = leader
+        self._name = name
+        self.no_limits = no_limits
+        """Why limits that a unit sets are not kept to in there; None where they are."""
 
     def run(self, *command: str | Path, check: bool = True, stdin: str | None = None) -> Done:
         """Run a command in there as root, without a shell."""
-        entered = [
-            "nsenter",
-            "-t",
-            str(self.leader),
-            "-a",
-            "--",
-            "env",
-            "-i",
-            _PATH,
-            "LANG=C.UTF-8",
-            *map(str, command),
-        ]
         ended = subprocess.run(
-            entered, input=stdin, capture_output=True, text=True, timeout=_COMMAND_S, check=False, cwd="/"
+            self._entered(command),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_S,
+            check=False,
+            cwd="/",
         )
         if check:
             assert ended.returncode == 0, f"{command}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
@@ -77,9 +75,6 @@ class Machine:
     def run_as(self, user: str, *command: str | Path, check: bool = True) -> Done:
         """Run a command in there as somebody, with the groups that they have."""
         return self.run("runuser", "-u", user, "--", *command, check=check)
-
-    def _entered(self, command: Sequence[str | Path]) -> list[str]:
-        return ["nsenter", "-t", str(self.leader), "-a", "--", "env", "-i", _PATH, "LANG=C.UTF-8", *map(str, command)]
 
     def path(self, inside: str | Path) -> Path:
         """A path in there, as this process finds it: with what is mounted in there."""
@@ -100,6 +95,13 @@ class Machine:
         self.run("journalctl", "--sync")
         return self.run("journalctl", "-n0", "--show-cursor").out.rpartition("cursor: ")[2]
 
+    def was_out_of_memory(self, unit: str, command: str) -> bool:
+        """Whether the kernel, for want of memory, has ended a process of that name in the unit."""
+        return was_out_of_memory(rf"{self._name}\S*/{re.escape(unit)}", command)
+
+    def _entered(self, command: Sequence[str | Path]) -> list[str]:
+        return ["nsenter", "-t", str(self.leader), "-a", "--", "env", "-i", _PATH, "LANG=C.UTF-8", *map(str, command)]
+
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -118,10 +120,13 @@ def booted(prepare: Callable[[Path], None]) -> Iterator[Machine]:
         _mounted(undo, root, "-t", "overlay", "overlay", "-o", layers)
         (root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")
         prepare(root)
-        for name in ("payload", "supervisor"):
-            undo.callback(sweep_cgroups, name)
-        leader = undo.enter_context(_systemd(root, folder / "console.log"))
-        yield Machine(root, leader)
+        name = f"renewer-{uuid.uuid4().hex[:8]}"
+        groups = undo.enter_context(group_of_its_own(name))
+        leader = undo.enter_context(_systemd(root, name, groups, folder / "console.log"))
+        machine = Machine(root, leader, name, no_limits=why_no_limits())
+        if machine.no_limits is None and not is_unified():
+            _hand_over_limits(machine)
+        yield machine
 
 
 def until(true: Callable[[], object], *, within_s: float = 30.0, what: Callable[[], object] = lambda: "") -> None:
@@ -137,11 +142,20 @@ def _mounted(undo: ExitStack, where: Path, *arguments: str) -> None:
     undo.callback(subprocess.run, ["umount", "-l", str(where)], check=False)
 
 
+def _hand_over_limits(machine: Machine) -> None:
+    # Of version 1 a container sees the controllers read-only, and its manager looks for them once, when it begins.
+    machine.run("mount", "-o", "remount,bind,rw", "/sys/fs/cgroup/memory")
+    machine.run("systemctl", "daemon-reexec")
+    machine.run("systemctl", "is-system-running", "--wait", check=False)
+
+
 @contextmanager
-def _systemd(root: Path, console: Path) -> Iterator[int]:
+def _systemd(root: Path, name: str, groups: Sequence[Path], console: Path) -> Iterator[int]:
+    enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
     command: Sequence[str] = (
+        *("sh", "-ec", f'{enter}exec "$@"', "sh"),
         *("systemd-nspawn", "--quiet", "-D", str(root), "--boot", "--register=no", "--keep-unit", "--link-journal=no"),
-        *("-M", f"renewer-{uuid.uuid4().hex[:8]}", "--console=pipe", "--kill-signal=SIGRTMIN+3", "--private-network"),
+        *("-M", name, "--console=pipe", "--kill-signal=SIGRTMIN+3", "--private-network"),
         *("--resolv-conf=off", "--timezone=off", "systemd.unit=basic.target", "systemd.log_target=journal"),
     )
     with console.open("wb") as log:

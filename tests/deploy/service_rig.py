@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.deploy.cgroups import TAKE_ALL_MEMORY
 from tests.deploy.nspawn import Done, Machine, booted, until
 
 UNIT = "renewer.service"
@@ -95,6 +96,16 @@ class Service:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "test.conf").write_text(text)
         self.machine.run("systemctl", "daemon-reload")
+
+    def exhaust_memory(self) -> None:
+        """Have other processes of the unit take all the memory that it may have."""
+        program = "/usr/local/lib/take-all-memory.py"
+        self.machine.path(program).write_text(TAKE_ALL_MEMORY)
+        # What a unit starts is in its control group; who enters that from elsewhere is not, in the manager's eyes.
+        folder = self.machine.path(f"/run/systemd/system/{UNIT}.d")
+        (folder / "memory.conf").write_text(f"[Service]\nExecReload=\nExecReload=/usr/bin/python3 {program}\n")
+        self.machine.run("systemctl", "daemon-reload")
+        self.machine.run("systemctl", "reload", UNIT, check=False)
 
     def start(self) -> None:
         """Start it, as an administrator does; returns when the service manager says that it has started."""

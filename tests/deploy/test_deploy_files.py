@@ -85,6 +85,15 @@ def test_the_image_names_no_registry_and_runs_as_a_number() -> None:
     assert "renewer" in CONTAINERFILE.rpartition("HEALTHCHECK")[2]
 
 
+def test_everything_that_the_image_is_built_of_is_pinned() -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    pinned = set(re.findall(r"^([a-z0-9.-]+)==", (DEPLOY.parent / "constraints.txt").read_text(), flags=re.MULTILINE))
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    assert {re.split(r"[^a-z0-9.-]", name)[0] for name in wanted} <= pinned
+    for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):
+        assert f"{name}=/src/constraints.txt" in CONTAINERFILE
+
+
 def manifests() -> Iterator[Path]:
     return (DEPLOY / "kubernetes").rglob("*.yaml")
 
@@ -159,6 +168,7 @@ def test_the_chart_s_own_values_follow_its_schema_and_are_all_in_it() -> None:
         {"image": {"repository": "r", "pullPolicy": "Sometimes"}},
         {"worker": {"image": "w", "replicas": -1}},
         {"worker": {"image": "w", "runAsUser": 0}},
+        {"worker": {"image": "w", "readOnlyRootFilesystem": "no"}},
         {"gateway": {"enabled": "yes"}},
         {"gateway": {"port": 70_000}},
         {"workloadIdentity": {"clientId": "me"}},

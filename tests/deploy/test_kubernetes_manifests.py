@@ -97,6 +97,12 @@ def check_promises(documents: list[Document]) -> None:
                 assert document["spec"][path]["matchLabels"].items() <= labels.items()
 
 
+def test_a_worker_may_be_let_write_to_its_own_root_and_renewer_not(tmp_path: Path) -> None:
+    pod = pod_of(rendered(tmp_path, {"worker": {"readOnlyRootFilesystem": False}}))
+    assert container(pod, "worker")["securityContext"]["readOnlyRootFilesystem"] is False
+    assert container(pod, SIDECAR)["securityContext"]["readOnlyRootFilesystem"] is True
+
+
 @pytest.mark.parametrize("source", ["sidecar", "chart"])
 def test_a_native_sidecar_starts_before_the_worker_and_ends_after_it(source: str, tmp_path: Path) -> None:
     pod = pod_of(_made(source, tmp_path, {}))

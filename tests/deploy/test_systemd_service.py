@@ -87,6 +87,9 @@ def test_secrets_are_for_the_daemon_alone(service: Service) -> None:
     shown = service.machine.run("systemctl", "show", UNIT).out
     for text in (environment, shown, service.journal()):
         assert KEY not in text
+    looked = service.renewer("doctor", "-c", "/etc/renewer/config.toml", "-o", "json", check=False)
+    found = [check for check in json.loads(looked.out)["checks"] if check["subject"] == "secrets"]
+    assert [check["verdict"] for check in found] == ["ok", "ok"], found
 
 
 def test_a_reload_takes_up_what_was_changed(service: Service) -> None:

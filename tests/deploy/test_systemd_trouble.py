@@ -43,16 +43,29 @@ def test_a_configuration_that_is_not_there_is_told(service: Service) -> None:
     assert "/etc/renewer/config.toml" in service.journal()
 
 
-def test_a_port_in_use_is_told_and_taken_when_it_is_free(service: Service) -> None:
+GATEWAY = """
+[[gateway]]
+listen = "127.0.0.1:5673"
+
+[[gateway.key]]
+name = "local"
+key = "cmVuZXdlciBhdCB0aGUgZ2F0ZXdheSwgMzIgYnl0ZXM="
+entities = ["orders"]
+"""
+
+
+@pytest.mark.parametrize(("port", "setting"), [(9464, "[metrics] listen"), (5673, "[gateway] listen")])
+def test_a_port_in_use_is_told_and_taken_when_it_is_free(service: Service, port: int, setting: str) -> None:
+    service.configure(CONFIG + GATEWAY)
     service.machine.run(
         *("systemd-run", "--quiet", "--unit=occupant", "/usr/bin/python3", "-m", "http.server"),
-        *("--bind", "127.0.0.1", "9464"),
+        *("--bind", "127.0.0.1", str(port)),
     )
     try:
-        until(lambda: service.get("http://127.0.0.1:9464/").code == 0)
+        until(lambda: service.get(f"http://127.0.0.1:{port}/").code == 0)
         service.start_in_vain()
         assert service.show("ExecMainStatus") == "73"
-        assert "[metrics] listen: cannot listen on 127.0.0.1:9464" in service.journal()
+        assert f"{setting}: cannot listen on 127.0.0.1:{port}" in service.journal()
     finally:
         service.machine.run("systemctl", "stop", "occupant")
     service.wait_until_active()

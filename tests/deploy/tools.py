@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -22,14 +21,3 @@ def tool(name: str, remedy: str = "deploy/install-test-tools.sh installs it") ->
     if found is None:
         pytest.skip(f"needs {name}: {remedy}")
     return found
-
-
-def sweep_cgroups(name: str) -> None:
-    """Remove the groups of that name that a tool left at the top of each hierarchy, unless something runs in them."""
-    for top in (Path("/sys/fs/cgroup") / name, *Path("/sys/fs/cgroup").glob(f"*/{name}")):
-        inside = [path for path in top.rglob("*") if path.is_dir()] if top.is_dir() else []
-        groups = [*sorted(inside, reverse=True), top]
-        with contextlib.suppress(OSError):
-            if not any((group / "cgroup.procs").read_text().strip() for group in groups):
-                for group in groups:
-                    group.rmdir()

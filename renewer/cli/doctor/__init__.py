@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import anyio
 import anyio.to_thread
 
-from renewer.cli.doctor import doors, limits, statedir
+from renewer.cli.doctor import doors, limits, secretfiles, statedir
 from renewer.cli.doctor.accounts import examine_account
 from renewer.cli.doctor.findings import Examination, Finding, Outcome, Verdict, fail, ok, worst
 from renewer.cli.doctor.gateways import examine_gateway
@@ -65,6 +65,8 @@ async def examine(config: Path | None, settings: Settings, progress: Progress | 
         parts.append((Examination(subject, progress.changed), work))
 
     plan("state_dir", functools.partial(_examine_state_dir, settings=settings))
+    if files := secretfiles.secret_files(settings, config):
+        plan("secrets", functools.partial(_examine_secrets, files=files))
     plan("daemon", functools.partial(_examine_daemon, settings=settings))
     plan("metrics", functools.partial(_examine_metrics, settings=settings))
     for name in settings.servicebus:
@@ -93,6 +95,12 @@ async def _examine_state_dir(examination: Examination, settings: Settings) -> No
     await _check_blocking(examination, "file system", statedir.examine_file_system, place, remedy=remedy)
     if place == path:
         await _check_blocking(examination, "registry", statedir.examine_registry, place, remedy=remedy)
+
+
+async def _examine_secrets(examination: Examination, files: list[secretfiles.SecretFile]) -> None:
+    for file in files:
+        remedy = "the disk of that file: look with `ls -lL`"
+        await _check_blocking(examination, file.setting, secretfiles.examine_secret_file, file, remedy=remedy)
 
 
 async def _examine_daemon(examination: Examination, settings: Settings) -> None:
