@@ -6,16 +6,17 @@ earlier, at a deadline of its own, and still accepts an answer that comes in bet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from renewer.core.values import value
 
 if TYPE_CHECKING:
     from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec
     from renewer.core.states import LossReason, OperationState
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartAcquire:
     """Acquire the lease anew as `epoch`."""
 
@@ -26,9 +27,12 @@ class StartAcquire:
     abandon_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartRenew:
-    """Renew the lease of `epoch`. After `patience_s` the core goes on without it, though its answer still counts."""
+    """Renew the lease of `epoch`, whose lock ends at `expires_at`.
+
+    After `patience_s` the core goes on without it, though its answer still counts.
+    """
 
     spec: LeaseSpec
     epoch: int
@@ -36,9 +40,10 @@ class StartRenew:
     due_at: float
     abandon_at: float
     patience_s: float
+    expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartRelease:
     """Give the lease back, or tidy up what is left of a lost one; nothing waits for the outcome."""
 
@@ -46,7 +51,7 @@ class StartRelease:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelAttempt:
     """Stop waiting for this attempt; its outcome is no longer wanted."""
 
@@ -54,7 +59,7 @@ class CancelAttempt:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartSubmit:
     """Send the operation's first request."""
 
@@ -64,7 +69,7 @@ class StartSubmit:
     abandon_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartPoll:
     """Ask how the operation stands."""
 
@@ -75,7 +80,7 @@ class StartPoll:
     abandon_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartFetch:
     """Fetch the result of a finished operation."""
 
@@ -105,7 +110,7 @@ class LeaseNews(StrEnum):
     FORGOTTEN = "forgotten"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellLease:
     """News of a lease. `margin_s` is what was left of the lock of `lock_s` when a renewal was acknowledged.
 
@@ -138,7 +143,7 @@ class OperationNews(StrEnum):
     FORGOTTEN = "forgotten"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellOperation:
     """News of an operation, in `state` after it.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from renewer.core.model import (
     Failure,
     Grant,
@@ -17,16 +15,17 @@ from renewer.core.model import (
 )
 from renewer.core.past import LeasePast, OperationPast
 from renewer.core.states import LossReason, MessageFate
+from renewer.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRegistered:
     """Someone wants this lease kept. If a lease or an operation of this id is known, nothing changes."""
 
     spec: LeaseSpec
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRestored:
     """A lease that was registered before the daemon was started. If its id is known, nothing changes."""
 
@@ -34,7 +33,7 @@ class LeaseRestored:
     past: LeasePast
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseGranted:
     """An attempt to acquire or renew succeeded."""
 
@@ -44,7 +43,7 @@ class LeaseGranted:
     grant: Grant
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseAttemptFailed:
     """An attempt to acquire or renew failed."""
 
@@ -54,7 +53,7 @@ class LeaseAttemptFailed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LinkLost:
     """The target noticed, outside any attempt, that what carried the lease is gone."""
 
@@ -64,7 +63,7 @@ class LinkLost:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseSettling:
     """The message whose lock the lease is on is about to be settled: no renewal may cross that.
 
@@ -75,7 +74,7 @@ class LeaseSettling:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseSettled:
     """The message is settled, by us or by somebody else: there is no lock any longer, and nothing is lost."""
 
@@ -84,7 +83,7 @@ class LeaseSettled:
     fate: MessageFate
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseNotSettled:
     """The message was not settled, or nobody knows whether it was: renew on, and see."""
 
@@ -92,28 +91,28 @@ class LeaseNotSettled:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseReleaseRequested:
     """The owner is done with the lease."""
 
     lease_id: LeaseId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseParkRequested:
     """The daemon stops: give the lease back, and leave it to be acquired by whoever starts next."""
 
     lease_id: LeaseId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseUnparkRequested:
     """The daemon goes on after all: a parked lease is acquired again."""
 
     lease_id: LeaseId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRevised:
     """The lease is to be kept on other terms from now on; what it is on stays the same."""
 
@@ -125,7 +124,7 @@ class LeaseRevised:
         return self.spec.id
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseHandedOver:
     """The lease, as it stands, is kept from now on for an owner who asked for one like it, on that owner's terms."""
 
@@ -137,14 +136,14 @@ class LeaseHandedOver:
         return self.spec.id
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseRenewRequested:
     """Someone wants the lease renewed now, whenever it is due."""
 
     lease_id: LeaseId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OwnerSeen:
     """The owner gave a sign of life. While it `stays`, it needs to give no other: its connection stands.
 
@@ -156,7 +155,7 @@ class OwnerSeen:
     is_new: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OwnerGone:
     """The owner is known to have ended."""
 
@@ -164,14 +163,14 @@ class OwnerGone:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForgetRequested:
     """Nobody wants to know of this lease or operation any longer; a lease that lives is released."""
 
     key: LeaseId | OperationId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationRestored:
     """An operation that was registered before the daemon was started. If its id is known, nothing changes."""
 
@@ -179,7 +178,7 @@ class OperationRestored:
     past: OperationPast
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationRegistered:
     """Someone wants this operation followed. If a lease or an operation of this id is known, nothing changes.
 
@@ -190,7 +189,7 @@ class OperationRegistered:
     first: PollAnswer | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationAnswered:
     """A first request or a poll was answered."""
 
@@ -199,7 +198,7 @@ class OperationAnswered:
     answer: PollAnswer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResultFetched:
     """The result of a finished operation arrived."""
 
@@ -208,7 +207,7 @@ class ResultFetched:
     result: Result
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationAttemptFailed:
     """A request for an operation failed; the operation itself may be well."""
 

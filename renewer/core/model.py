@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NewType
 
 from renewer.core.states import LeaseKind, LossReason, OwnerKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
+from renewer.core.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,8 @@ class Owner:
 
 
 NO_OWNER = Owner()
+USUAL_RENEWAL = RenewalPolicy()
+USUAL_POLLING = PollPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,13 @@ class LeaseSpec:
     lock_token: str | None = field(default=None, repr=False)
     sequence_number: int | None = None
     lock_duration_s: float | None = None
-    policy: RenewalPolicy = field(default_factory=RenewalPolicy)
+    policy: RenewalPolicy = USUAL_RENEWAL
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: Owner = NO_OWNER
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Grant:
     """A lock granted or renewed.
 
@@ -76,7 +79,7 @@ class Grant:
     renew_now: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transient:
     """An attempt failed in a way that says nothing final about the thing itself."""
 
@@ -85,7 +88,7 @@ class Transient:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Terminal:
     """An attempt got the remote's final word about a lease."""
 
@@ -108,7 +111,7 @@ class OperationSpec:
     account: str
     request: object
     retry_safe: bool = False
-    policy: PollPolicy = field(default_factory=PollPolicy)
+    policy: PollPolicy = USUAL_POLLING
     labels: Mapping[str, str] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -150,7 +153,7 @@ class Result:
 NO_RESULT = Result(kind="none")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StillRunning:
     """The service says "not yet". `ticket` is what the target needs to ask again, if it changed.
 
@@ -167,7 +170,7 @@ class StillRunning:
     updated_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Succeeded:
     """The service is done. With `result` None the result is still to be fetched."""
 
@@ -176,7 +179,7 @@ class Succeeded:
     ticket: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     """The operation ended in another way; `error` is the service's document, whole, or our own account of it."""
 

@@ -290,8 +290,8 @@ class Operation:
             is_routine = is_same and is_soon and now < self._kept_at + _KEEP_S
             if not is_routine:
                 self._kept_at = now
-            told = self._tell(OperationNews.POLLED, now, retry_after_s=answer.retry_after_s)
-            effects.append(replace(told, is_routine=is_routine))
+            news, asked_s = OperationNews.POLLED, answer.retry_after_s
+            effects.append(TellOperation(news, self.spec, self.state, now, None, None, asked_s, is_routine))
         else:
             effects += self._move(OperationState.RUNNING, now)
         if not answer.recognised:

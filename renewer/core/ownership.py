@@ -2,12 +2,11 @@
 
 A dead worker must not pin a lock. Who is kept alive by a connection needs no sign while it stands; who sends
 heartbeats, or has lost its connection, has so long to give one. A process is watched by the shell, which reports its
-end.
+end. Until when there must be a sign is an instant on the monotonic clock, or None where there need not be any.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from renewer.core.states import OwnerKind
@@ -25,32 +24,21 @@ _UNREAD_S = 2.0
 """How long an owner then has, at least: its sign of life may have come meanwhile, and is still to be read."""
 
 
-@dataclass(slots=True)
-class Ownership:
-    """By when the owner must give its next sign of life, `until`, on the monotonic clock; None for not at all."""
+def first_sign_by(owner: Owner, now: float) -> float | None:
+    """By when, if the lease is registered now: who is to be known by its connection has yet to open one."""
+    return next_sign_by(owner, now, is_new=owner.kind is OwnerKind.CONNECTION)
 
-    until: float | None = None
 
-    def begin(self, owner: Owner, now: float) -> None:
-        """The lease is registered: who is to be known by its connection has yet to open one."""
-        self.seen(owner, now, is_new=owner.kind is OwnerKind.CONNECTION)
+def next_sign_by(owner: Owner, now: float, *, stays: bool = False, is_new: bool = False) -> float | None:
+    """By when, if there was a sign now. While it `stays` no other is needed; one that `is_new` has time to connect."""
+    if stays or owner.kind not in (OwnerKind.CONNECTION, OwnerKind.HEARTBEAT):
+        return None
+    return now + max(owner.ttl_s, RETURN_S if is_new else 0.0)
 
-    def seen(self, owner: Owner, now: float, *, stays: bool = False, is_new: bool = False) -> None:
-        """A sign of life. While it `stays` no other is needed; one that `is_new` has its time to connect."""
-        if stays or owner.kind not in (OwnerKind.CONNECTION, OwnerKind.HEARTBEAT):
-            self.until = None
-        else:
-            self.until = now + max(owner.ttl_s, RETURN_S if is_new else 0.0)
 
-    def end(self) -> None:
-        """Nobody waits for a sign any longer."""
-        self.until = None
-
-    def is_gone(self, now: float) -> bool:
-        """Whether the owner has been silent for too long; it is not blamed for a stall of our own."""
-        if self.until is not None and self.until + _LATE_S <= now:
-            self.until = now + _UNREAD_S
-        return self.until is not None and self.until <= now
+def without_blame(until: float, now: float) -> float:
+    """By when, where that has come: an owner is not blamed for a stall of our own."""
+    return now + _UNREAD_S if until + _LATE_S <= now else until
 
 
 def silence(owner: Owner) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from renewer.core.states import LeaseState, LossReason, MessageFate, OperationState
+from renewer.core.values import value
 
 if TYPE_CHECKING:
     from renewer.core.model import Result
@@ -25,7 +26,7 @@ class Loss:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeasePast:
     """A lease as it was last known. Renewals are not remembered one by one, so `expires_at` is the least it can be."""
 
@@ -43,7 +44,7 @@ class LeasePast:
     forget_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationPast:
     """An operation as it was last known. `was_asking`: a request was on its way, and its answer is not known."""
 

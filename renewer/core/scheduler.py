@@ -6,6 +6,7 @@ number or does I/O. The shell calls `handle` for each event and `advance` when `
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import assert_never
@@ -48,6 +49,9 @@ from renewer.core.states import LeaseKind, is_over
 QuotaOf = Callable[[OperationSpec, Asking, object], Quota | None]
 """Says what a request counts against, given the operation's ticket; None for nothing. A pure function."""
 
+_LEISURE_S = 5.0
+"""Where there is more to do than can be done at once, what holds no lock goes before locks that last longer still."""
+
 
 class Scheduler:
     """Every lease and every operation, and what is to be done about them when."""
@@ -58,14 +62,17 @@ class Scheduler:
         self._leases: dict[LeaseId, Lease] = {}
         self._operations: dict[OperationId, Operation] = {}
         self._queue: DueQueue[str] = DueQueue()
+        self._behind: list[tuple[float, str]] = []
+        self._behind_since = 0.0
         self._ended: dict[type[Lease | Operation], set[str]] = {Lease: set(), Operation: set()}
         self._sessions: Counter[str] = Counter()
+        self._messages: Counter[tuple[str, str]] = Counter()
         self._last_number = 0
 
     @property
     def queue_length(self) -> int:
         """How many things have a due time."""
-        return len(self._queue)
+        return len(self._queue) + len(self._behind)
 
     @property
     def living_leases(self) -> int:
@@ -83,6 +90,8 @@ class Scheduler:
 
     def next_due(self) -> float | None:
         """When `advance` next has something to do; None for never."""
+        if self._behind:
+            return self._behind_since
         due_at, room_at = self._queue.next_due(), self._quotas.next_due()
         return due_at if room_at is None else room_at if due_at is None else min(due_at, room_at)
 
@@ -115,22 +124,25 @@ class Scheduler:
         return self._handle_operation(event, now, fraction)
 
     def advance(self, now: float, draw: Callable[[], float], most: int | None = None) -> list[Effect]:
-        """Do what has fallen due at `now`, longest due first, for at most so many items.
+        """Do what has fallen due at `now`, for at most so many items: the lock that ends first goes first.
 
         `draw` gives random numbers in [0, 1).
         """
         effects: list[Effect] = []
-        # An item is looked at once in each call, so that one due again at once cannot hold up the rest.
-        seen: list[Lease | Operation] = []
-        left = len(self._queue) if most is None else most
+        self._gather(now)
+        left = self.queue_length if most is None else most
         for waited in self._quotas.ready(now, left):
             left -= 1
             operation = self._operations[OperationId(waited)]
             effects += operation.let_go(now)
-            seen.append(operation)
-        while left > 0 and (key := self._queue.pop_due(now)) is not None:
+            self._settle(operation, now)
+        # What is due again at once waits for the next call, and cannot hold up the rest.
+        while left > 0 and self._behind:
+            _, key = heapq.heappop(self._behind)
+            item = self._leases.get(LeaseId(key)) or self._operations.get(OperationId(key))
+            if item is None:
+                continue
             left -= 1
-            item = self._leases.get(LeaseId(key)) or self._operations[OperationId(key)]
             if isinstance(item, Lease):
                 effects += item.advance(now, draw())
             else:
@@ -138,10 +150,16 @@ class Scheduler:
             if is_over(item.state) and item.forget_at is not None and item.forget_at <= now:
                 effects.append(self._forget(item, now))
             else:
-                seen.append(item)
-        for item in seen:
-            self._settle(item, now)
+                self._settle(item, now)
         return effects
+
+    def _gather(self, now: float) -> None:
+        """Put what has fallen due in order. What is done about an item meanwhile does no harm to its place there."""
+        while (key := self._queue.pop_due(now)) is not None:
+            lease = self._leases.get(LeaseId(key))
+            margin_s = None if lease is None else lease.margin_s(now)
+            heapq.heappush(self._behind, (now + (_LEISURE_S if margin_s is None else margin_s), key))
+            self._behind_since = now
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
         if isinstance(event, LeaseRegistered | LeaseRestored):
@@ -154,7 +172,7 @@ class Scheduler:
                 lease = Lease(event.spec, event.past.registered_at, self._known_number(event.past.number))
                 effects = lease.restore(event.past, now, fraction)
             self._leases[event.spec.id] = lease
-            self._sessions[lease.spec.target] += lease.spec.kind is LeaseKind.SESSION
+            self._count(lease, 1)
         else:
             found = self._leases.get(event.lease_id)
             if found is None:
@@ -162,7 +180,7 @@ class Scheduler:
             lease = found
             match event:
                 case LeaseGranted():
-                    effects = lease.granted(event, now, fraction)
+                    effects = lease.granted(event, now, fraction, self._crowd(lease))
                 case LeaseAttemptFailed():
                     effects = lease.failed(event, now, fraction)
                 case LinkLost():
@@ -285,7 +303,24 @@ class Scheduler:
         if item.spec.id not in ended:
             ended.add(item.spec.id)
             if isinstance(item, Lease):
-                self._sessions[item.spec.target] -= item.spec.kind is LeaseKind.SESSION
+                self._count(item, -1)
+
+    def _count(self, lease: Lease, change: int) -> None:
+        """Count those that live: sessions by target, messages by the entity, where their locks are renewed together."""
+        spec = lease.spec
+        if spec.kind is LeaseKind.SESSION:
+            self._sessions[spec.target] += change
+        else:
+            self._messages[spec.target, spec.entity] += change
+            if not self._messages[spec.target, spec.entity]:
+                del self._messages[spec.target, spec.entity]
+
+    def _crowd(self, lease: Lease) -> int:
+        """How many locks can be renewed together with this one, itself included."""
+        spec = lease.spec
+        if spec.kind is LeaseKind.SESSION:
+            return self._sessions[spec.target]
+        return self._messages[spec.target, spec.entity]
 
     def _settle_quota(self, operation: Operation, now: float) -> None:
         """Give back its place in its quota once it has no use for it any longer."""

@@ -153,6 +153,12 @@ OPERATION_TRANSITIONS: dict[OperationState, frozenset[OperationState]] = {
 
 def is_over(state: LeaseState | OperationState) -> bool:
     """Whether nothing can follow `state`."""
-    if isinstance(state, LeaseState):
-        return not LEASE_TRANSITIONS[state]
-    return not OPERATION_TRANSITIONS[state]
+    return state in _OVER
+
+
+_OVER: frozenset[LeaseState | OperationState] = frozenset(
+    [
+        *(lease_state for lease_state, follow in LEASE_TRANSITIONS.items() if not follow),
+        *(operation_state for operation_state, follow in OPERATION_TRANSITIONS.items() if not follow),
+    ]
+)

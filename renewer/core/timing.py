@@ -13,6 +13,14 @@ MAX_BACKOFF_EXPONENT = 16
 """Exponents are clamped before they are raised: 2**16 times any base is past every cap."""
 
 
+TOGETHER = 250
+"""How many locks fall due at one moment, about, where they can be renewed together and are many: a few requests."""
+
+_GRAIN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Round moments are multiples of this. Not of a second: locks last whole seconds, so that their bounds would fall on
+round moments, now before them and now behind, and what belongs together would come apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenewalPolicy:
     """How one lease is kept. Spans in seconds.
@@ -69,13 +77,31 @@ def renewal_due_at(policy: RenewalPolicy, *, anchored_at: float, duration_s: flo
     return anchored_at + span * (1.0 - policy.jitter * fraction)
 
 
-def shared_moment(due_at: float, duration_s: float) -> float:
-    """The last moment of a grid at or before `due_at`, less than a hundredth of the lock away.
+def shared_moment(due_at: float, duration_s: float, *, share: int = 100) -> float:
+    """The last moment of a grid at or before `due_at`, less than one part in `share` of the lock away.
 
     Locks that last about as long share the grid, so that those which fall due close together fall due at once.
     """
-    step = 2.0 ** (math.frexp(duration_s / 100)[1] - 1)
+    step = 2.0 ** (math.frexp(duration_s / share)[1] - 1)
     return math.floor(due_at / step) * step
+
+
+def gathered_due_at(
+    policy: RenewalPolicy, *, anchored_at: float, duration_s: float, fraction: float, crowd: int
+) -> float:
+    """When to renew a lock that can be renewed together with others, of which there are `crowd`, itself included.
+
+    Within the bounds of `renewal_due_at`, at the roundest moment: locks whose bounds overlap soon agree on it, whenever
+    they were taken, and stay together. Where that would bring more than `TOGETHER` to one moment it is the roundest in
+    a random part of those bounds.
+    """
+    span = min(policy.due_fraction * duration_s, policy.max_interval_s)
+    latest, width = anchored_at + span, max(span * policy.jitter, duration_s / 100)
+    if crowd * policy.jitter > TOGETHER:
+        part = width * TOGETHER / (crowd * policy.jitter)
+        latest -= (width - part) * fraction
+        width = part
+    return _roundest(latest - width, latest)
 
 
 def renewal_attempt_s(policy: RenewalPolicy, *, remaining_s: float, duration_s: float) -> float:
@@ -131,3 +157,12 @@ def poll_retry_s(policy: PollPolicy, *, failures: int, fraction: float, asked_s:
     if asked_s is not None and math.isfinite(asked_s) and asked_s > 0:
         delay = max(delay, min(asked_s, policy.ceiling_s))
     return delay
+
+
+def _roundest(after: float, upto: float) -> float:
+    """The moment in (after, upto] that is a multiple of the largest power of two, in grains."""
+    step = _GRAIN * 2.0 ** (math.frexp((upto - after) / _GRAIN)[1] - 1)
+    low, high = math.floor(after / step), math.floor(upto / step)
+    # Of the numbers above `low` up to `high`, the one that ends in most zeros is what `high` and no `low` begins with.
+    zeros = max(0, (low ^ high).bit_length() - 1)
+    return (high >> zeros << zeros) * step

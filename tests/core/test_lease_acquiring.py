@@ -275,7 +275,7 @@ def test_a_session_that_was_ours_is_asked_for_again_within_half_a_lock_however_o
     for _ in range(12):
         assert now is not None
         story.advance(now)
-        story.fail(now, story.lease._attempts.last, refused(), epoch=2)
+        story.fail(now, story.lease._attempt, refused(), epoch=2)
         due_at = story.lease.next_attempt_at
         assert due_at is not None
         assert due_at - now <= 2.5 + 1e-9

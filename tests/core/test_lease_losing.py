@@ -84,9 +84,9 @@ def test_a_lease_that_was_lost_at_risk_begins_its_new_epoch_with_a_clean_slate()
     story = held(fraction=0.5)
     story.run(10.0)
     assert story.lease.failures == 0
-    assert story.fail(10.0, story.lease._attempts.last, busy(), epoch=2) == ["tell acquire_failed epoch 1: busy"]
+    assert story.fail(10.0, story.lease._attempt, busy(), epoch=2) == ["tell acquire_failed epoch 1: busy"]
     story.advance(10.5)
-    assert story.grant(10.5, story.lease._attempts.last, sent_at=10.5, epoch=2) == ["tell reacquired epoch 2"]
+    assert story.grant(10.5, story.lease._attempt, sent_at=10.5, epoch=2) == ["tell reacquired epoch 2"]
     assert (story.lease.failures, story.lease.last_error) == (0, None)
     assert story.scheduler.next_due() == 12.875
     assert story.advance(12.875)[-1].endswith("until 20.5")
@@ -109,7 +109,7 @@ def test_each_epoch_that_is_lost_is_told_once() -> None:
 def test_a_lease_at_risk_can_be_lost_by_the_brokers_word() -> None:
     story = held(FOR_GOOD)
     story.run(5.0)
-    attempt = story.lease._attempts.last
+    attempt = story.lease._attempt
     assert story.fail(5.1, attempt, refused())[-1] == "tell lost epoch 1: expired, final"
 
 
@@ -231,7 +231,7 @@ def test_a_session_that_is_taken_away_again_and_again_is_accepted_less_and_less_
         assert due_at is not None
         waits.append(round(due_at - now, 6))
         story.advance(due_at)
-        story.grant(due_at, story.lease._attempts.last, sent_at=due_at, epoch=epoch + 1)
+        story.grant(due_at, story.lease._attempt, sent_at=due_at, epoch=epoch + 1)
         now = due_at + 0.5
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
     story.link_lost(now + 5.0, epoch=6)

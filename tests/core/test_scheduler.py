@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+
 from renewer.core.effects import CancelAttempt, Effect, StartAcquire, StartRenew, TellLease
 from renewer.core.events import (
     Event,
@@ -25,7 +31,7 @@ from renewer.core.model import (
     Transient,
 )
 from renewer.core.scheduler import Scheduler
-from renewer.core.states import LeaseState, LossReason, OperationState
+from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState
 from renewer.core.timing import RenewalPolicy
 from tests.core.playbook import OperationStory, held, line
 
@@ -128,14 +134,14 @@ def test_a_lease_cannot_take_the_place_of_an_operation_that_has_its_id() -> None
     assert named(scheduler.advance(20.0, lambda: 0.0)) == [("o", "poll None as #1, due 20, until 80")]
 
 
-def test_what_has_been_due_longest_is_done_first() -> None:
+def test_of_all_that_is_due_the_lock_that_ends_first_goes_first() -> None:
     scheduler = with_held_leases(0.0, 0.25, 0.5)
     scheduler.handle(OperationRegistered(operation_spec("o"), StillRunning(retry_after_s=2.0)), 0.625, 0.0)
     assert named(scheduler.advance(4.0, lambda: 0.0)) == [
         ("0", "renew epoch 1 as #2, due 2.5, until 10"),
-        ("o", "poll None as #1, due 2.625, until 64"),
         ("1", "renew epoch 1 as #2, due 2.75, until 10.25"),
         ("2", "renew epoch 1 as #2, due 3, until 10.5"),
+        ("o", "poll None as #1, due 2.625, until 64"),
     ]
 
 
@@ -209,9 +215,19 @@ def test_a_thousand_leases_are_renewed_for_a_minute_each_on_time() -> None:
             grant = LeaseGranted(effect.spec.id, effect.epoch, effect.attempt, Grant(now, 10.0))
             (told,) = scheduler.handle(grant, now, 0.0)
             assert isinstance(told, TellLease)
-            assert told.margin_s == 5.0
+            assert told.margin_s is not None
+            assert 5.0 <= told.margin_s < 5.0 + 10.0 / 128
             renewed[effect.spec.id] += 1
     assert set(renewed.values()) == {11, 12}
+
+
+@pytest.mark.parametrize("count", [100, 1_000, 20_000])
+def test_sessions_share_their_moments_unless_that_would_be_too_many(count: int) -> None:
+    scheduler = with_held_leases(*(13.5 * number / count for number in range(count)), lock_s=30.0)
+    # Those of the second half: the first were granted while there were few.
+    moments = Counter(lease.next_attempt_at for lease in list(scheduler.leases())[count // 2 :])
+    assert max(moments.values()) <= 100
+    assert len(moments) <= max(128, count // 100)
 
 
 def test_acquisitions_of_a_thousand_leases_start_in_one_go() -> None:
@@ -245,3 +261,35 @@ def test_what_is_due_together_can_be_done_in_parts_longest_due_first() -> None:
         scheduler.handle(LeaseRegistered(lease_spec(f"lease-{number}")), float(number), 0.0)
     started = [[effect.spec.id for effect in scheduler.advance(10.0, lambda: 0.0, 2)] for _ in range(4)]
     assert started == [["lease-0", "lease-1"], ["lease-2", "lease-3"], ["lease-4"], []]
+
+
+def renewed_at(scheduler: Scheduler, names: list[str], granted_at: float) -> Counter[float]:
+    """When these leases are to be renewed, after a grant at this time."""
+    random = Random(3)
+    for name in names:
+        scheduler.handle(LeaseGranted(LeaseId(name), 1, 1, Grant(granted_at, 30.0)), granted_at, random.random())
+    leases = (scheduler.lease(LeaseId(name)) for name in names)
+    return Counter(lease.next_attempt_at for lease in leases if lease is not None and lease.next_attempt_at is not None)
+
+
+def test_the_locks_of_an_entitys_messages_are_renewed_together_by_the_hundred_however_many_there_are() -> None:
+    scheduler = Scheduler()
+
+    def with_messages(entity: str, count: int) -> list[str]:
+        names = [f"{entity}-{number}" for number in range(count)]
+        for name in names:
+            spec = replace(lease_spec(name), entity=entity, kind=LeaseKind.MESSAGE)
+            scheduler.handle(LeaseRegistered(spec), 0.0, 0.0)
+        scheduler.advance(0.0, lambda: 0.0)
+        return names
+
+    few, many = with_messages("few", 200), with_messages("many", 20_000)
+    assert [*renewed_at(scheduler, few, 1.0).values()] == [200]
+    moments = renewed_at(scheduler, many, 1.0)
+    assert max(moments.values()) < 20_000 / 5
+    assert min(moments) >= 1.0 + 13.5
+    assert max(moments) <= 1.0 + 15.0
+    # Those that have ended are no crowd.
+    for name in many[200:]:
+        scheduler.handle(LeaseReleaseRequested(LeaseId(name)), 2.0, 0.0)
+    assert [*renewed_at(scheduler, many[:200], 3.0).values()] == [200]

@@ -273,7 +273,7 @@ class SchedulerUnderFire(RuleBasedStateMachine):
     @invariant()
     def a_living_lease_is_always_about_to_ask_or_waiting_for_an_answer(self) -> None:
         for lease in self.scheduler.leases():
-            waiting, planned = lease._attempts.until is not None, lease.next_attempt_at is not None
+            waiting, planned = lease._attempt_until is not None, lease.next_attempt_at is not None
             assert (waiting + planned) == (0 if is_over(lease.state) or lease.is_settling else 1)
             assert not (lease.is_settling and self.watchers[lease.spec.id].outstanding)
 

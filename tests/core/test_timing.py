@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import heapq
 import math
+from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import example, given
@@ -8,8 +11,11 @@ from hypothesis import strategies as st
 
 from renewer.core.timing import (
     MAX_BACKOFF_EXPONENT,
+    TOGETHER,
     PollPolicy,
+    RenewalPolicy,
     full_jitter_s,
+    gathered_due_at,
     poll_delay_s,
     poll_retry_s,
     renewal_attempt_s,
@@ -54,6 +60,60 @@ def test_a_renewal_is_never_due_after_expiry_nor_before_the_jitter_allows(
     span = min(duration_s / 2, 240.0)
     assert anchored_at + 0.9 * span - 1e-6 <= due_at <= anchored_at + span + 1e-6
     assert due_at < anchored_at + duration_s
+
+
+@given(anchored_at=st.floats(0.0, 1e8), duration_s=locks, fraction=fractions, crowd=st.integers(1, 200_000))
+@example(anchored_at=0.0, duration_s=30.0, fraction=0.0, crowd=1)
+def test_a_lock_that_is_renewed_with_others_is_due_within_the_bounds_of_any_other(
+    anchored_at: float, duration_s: float, fraction: float, crowd: int
+) -> None:
+    due_at = gathered_due_at(
+        RenewalPolicy(), anchored_at=anchored_at, duration_s=duration_s, fraction=fraction, crowd=crowd
+    )
+    assert 0.45 * duration_s - 1e-6 <= due_at - anchored_at <= 0.5 * duration_s + 1e-6
+
+
+def test_without_jitter_a_lock_may_still_be_due_a_hundredth_of_it_earlier_to_be_renewed_with_others() -> None:
+    policy = RenewalPolicy(jitter=0.0)
+    due_at = gathered_due_at(policy, anchored_at=1000.0, duration_s=30.0, fraction=0.5, crowd=10_000)
+    assert 14.7 < due_at - 1000.0 <= 15.0
+
+
+def groups(count: int, lock_s: float, *, taken_within_s: float) -> list[int]:
+    """How many locks are renewed at each moment of about one lock, after many renewals."""
+    random = Random(7)
+
+    def following(anchored_at: float) -> float:
+        return gathered_due_at(
+            RenewalPolicy(),
+            anchored_at=anchored_at + 0.01 * random.random(),
+            duration_s=lock_s - 0.02 * random.random(),
+            fraction=random.random(),
+            crowd=count,
+        )
+
+    due = [(following(1000.0 + taken_within_s * random.random()), number) for number in range(count)]
+    heapq.heapify(due)
+    end_at = due[0][0] + 8 * lock_s
+    found: Counter[float] = Counter()
+    while due[0][0] < end_at:
+        due_at, number = due[0]
+        if due_at >= end_at - lock_s:
+            found[due_at] += 1
+        heapq.heapreplace(due, (following(due_at), number))
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("lock_s", [5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 300.0])
+def test_locks_that_were_taken_one_after_the_other_come_together_and_stay_so(lock_s: float) -> None:
+    assert len(groups(100, lock_s, taken_within_s=lock_s / 2)) <= 20
+    assert len(groups(100, lock_s, taken_within_s=lock_s / 200)) <= 6
+
+
+def test_very_many_locks_that_were_taken_at_once_are_spread_over_moments_of_some_hundred() -> None:
+    sizes = groups(10_000, 30.0, taken_within_s=0.1)
+    assert sizes[-1] < 8 * TOGETHER
+    assert sizes[len(sizes) // 2] > TOGETHER / 5
 
 
 @pytest.mark.parametrize(
