@@ -137,6 +137,36 @@ class LeaseTarget(Protocol):
         ...
 
 
+class PendingRenewal(Protocol):
+    """A renewal that was asked for with `begin_renewal`."""
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the remote granted; None if it is not answered, or in any other way."""
+        ...
+
+    async def finish(self) -> Grant:
+        """What a renewal comes to that was answered without a grant. Returns and raises as `renew`."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop waiting. No error if it is over."""
+        ...
+
+
+class BeginsRenewals(Protocol):
+    """A lease target that can renew without a task for each renewal, which costs more than all else about it."""
+
+    def begin_renewal(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """Renew as `renew` does; `answered` is called once, perhaps at once, and not after `cancel`.
+
+        None if nothing was asked: `renew` knows what is to be done, or waited for, before.
+        """
+        ...
+
+
 class OperationTarget(Protocol):
     """Follows operations of one account on one remote system."""
 

@@ -111,6 +111,11 @@ class Connection:
         """How many bytes wait to be taken."""
         return len(self._outlet.output)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to be taken."""
+        return bool(self._outlet.output or self._outlet.at_rest)
+
     def take_output(self, now: float | None = None) -> bytes:
         """What is to be sent at `now`, or, if the caller does not know, at the time that was last told."""
         while self._outlet.at_rest:

@@ -41,6 +41,8 @@ class LinkState(Enum):
 class Link:
     """One end of a link. `local` is our attach, `remote` the peer's, None until it came."""
 
+    __slots__ = ("_is_told", "_refused_by_peer", "local", "remote", "session", "state", "unsettled")
+
     role: ClassVar[bool]
 
     def __init__(self, session: Session, local: Attach, remote: Attach | None) -> None:
@@ -77,6 +79,14 @@ class Link:
             self.session.send(Detach(self.handle, closed, error))
             self.state = LinkState.DETACHING
             self.let_go()
+
+    def forget_terms(self) -> None:
+        """Drop what both attaches said of sources, targets and properties; of a link that stands it is half the weight.
+
+        For whoever has many links, and has read that.
+        """
+        if self.state is LinkState.ATTACHED and self.remote is not None:
+            self.local, self.remote = _bare(self.local, self.name), _bare(self.remote, self.name)
 
     def refuse(self, error: AmqpError) -> None:
         """Answer a request with no: an attach without source and target, then a detach with the error (part 2.6.3).
@@ -172,3 +182,15 @@ class Link:
         count = None if self.role is Role.RECEIVER else 0
         self.session.send(replace(self.local, source=None, target=None, initial_delivery_count=count))
         self.session.send(Detach(self.handle, True, error))
+
+
+def _bare(attach: Attach, name: str) -> Attach:
+    return Attach(
+        name,
+        attach.handle,
+        attach.role,
+        attach.snd_settle_mode,
+        attach.rcv_settle_mode,
+        initial_delivery_count=attach.initial_delivery_count,
+        max_message_size=attach.max_message_size,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Final, TypeAlias
 
 from renewer.amqp.codec import decode, encode_into
@@ -118,28 +117,28 @@ class Message:
         buffer = bytearray()
         if self.header is not None:
             put_composite(buffer, self.header)
-        _put_annotations(buffer, _Section.DELIVERY_ANNOTATIONS, self.delivery_annotations)
-        _put_annotations(buffer, _Section.MESSAGE_ANNOTATIONS, self.message_annotations)
+        _put_annotations(buffer, DELIVERY_ANNOTATIONS, self.delivery_annotations)
+        _put_annotations(buffer, MESSAGE_ANNOTATIONS, self.message_annotations)
         if self.properties is not None:
             put_composite(buffer, self.properties)
         if self.application_properties:
-            _put_section(buffer, _Section.APPLICATION_PROPERTIES, self.application_properties)
+            _put_section(buffer, APPLICATION_PROPERTIES, self.application_properties)
         match self.body:
             case Data(chunks):
                 for chunk in chunks:
                     if not isinstance(chunk, (bytes, bytearray, memoryview)):
                         raise _mixed_body("amqp:invalid-field")
-                    _put_section(buffer, _Section.DATA, chunk)
+                    _put_section(buffer, DATA, chunk)
             case Sequence(lists):
                 for items in lists:
                     if not isinstance(items, (list, tuple)):
                         raise _mixed_body("amqp:invalid-field")
-                    _put_section(buffer, _Section.SEQUENCE, items)
+                    _put_section(buffer, SEQUENCE, items)
             case Value(value):
-                _put_section(buffer, _Section.VALUE, value)
+                _put_section(buffer, VALUE, value)
             case None:
                 pass
-        _put_annotations(buffer, _Section.FOOTER, self.footer)
+        _put_annotations(buffer, FOOTER, self.footer)
         return bytes(buffer)
 
     @classmethod
@@ -151,104 +150,103 @@ class Message:
         if not isinstance(data, bytes):
             data = bytes(data)
         message = cls()
-        seen: set[_Section] = set()
+        seen = 0
         offset = 0
         while offset < len(data):
-            section, offset = _section_at(data, offset)
+            code, offset = _section_at(data, offset)
             value, offset = decode(data, offset)
-            if section in seen and section not in _REPEATABLE:
+            bit = 1 << (code - HEADER)
+            if seen & bit and code != DATA and code != SEQUENCE:
                 raise AmqpProtocolError("a message with the same section twice")
-            seen.add(section)
-            message._take_section(section, value)
+            seen |= bit
+            message._take_section(code, value)
         return message
 
-    def _take_section(self, section: _Section, value: Any) -> None:
-        match section:
-            case _Section.HEADER:
-                self.header = build(_HEADER, value)
-            case _Section.PROPERTIES:
-                self.properties = build(_PROPERTIES, value)
-            case _Section.APPLICATION_PROPERTIES:
-                self.application_properties = _map(value)
-            case _Section.MESSAGE_ANNOTATIONS:
-                self.message_annotations = _map(value)
-            case _Section.DELIVERY_ANNOTATIONS:
-                self.delivery_annotations = _map(value)
-            case _Section.FOOTER:
-                self.footer = _map(value)
-            case _Section.VALUE if self.body is None:
-                self.body = Value(value)
-            case _Section.DATA if isinstance(value, bytes):
-                if self.body is None:
-                    self.body = Data([value])
-                elif isinstance(self.body, Data):
-                    self.body.chunks.append(value)
-                else:
-                    raise _mixed_body()
-            case _Section.SEQUENCE if isinstance(value, list):
-                if self.body is None:
-                    self.body = Sequence([value])
-                elif isinstance(self.body, Sequence):
-                    self.body.lists.append(value)
-                else:
-                    raise _mixed_body()
-            case _:
+    def _take_section(self, code: int, value: Any) -> None:
+        if code in _MAPS:
+            setattr(self, _MAPS[code], _map(value))
+        elif code == PROPERTIES:
+            self.properties = build(_PROPERTIES, value)
+        elif code == HEADER:
+            self.header = build(_HEADER, value)
+        elif code == VALUE and self.body is None:
+            self.body = Value(value)
+        elif code == DATA and isinstance(value, bytes):
+            if self.body is None:
+                self.body = Data([value])
+            elif isinstance(self.body, Data):
+                self.body.chunks.append(value)
+            else:
                 raise _mixed_body()
+        elif code == SEQUENCE and isinstance(value, list):
+            if self.body is None:
+                self.body = Sequence([value])
+            elif isinstance(self.body, Sequence):
+                self.body.lists.append(value)
+            else:
+                raise _mixed_body()
+        else:
+            raise _mixed_body()
 
 
-class _Section(IntEnum):
-    HEADER = 0x70
-    DELIVERY_ANNOTATIONS = 0x71
-    MESSAGE_ANNOTATIONS = 0x72
-    PROPERTIES = 0x73
-    APPLICATION_PROPERTIES = 0x74
-    DATA = 0x75
-    SEQUENCE = 0x76
-    VALUE = 0x77
-    FOOTER = 0x78
+# The codes of the sections, as plain numbers: members of an enum are slow to read and to compare, and every reply to a
+# renewal has three sections.
+HEADER: Final = 0x70
+DELIVERY_ANNOTATIONS: Final = 0x71
+MESSAGE_ANNOTATIONS: Final = 0x72
+PROPERTIES: Final = 0x73
+APPLICATION_PROPERTIES: Final = 0x74
+DATA: Final = 0x75
+SEQUENCE: Final = 0x76
+VALUE: Final = 0x77
+FOOTER: Final = 0x78
 
-
-_BY_CODE: Final = {int(section): section for section in _Section}
-_BY_SYMBOL: Final = {
-    "amqp:header:list": _Section.HEADER,
-    "amqp:delivery-annotations:map": _Section.DELIVERY_ANNOTATIONS,
-    "amqp:message-annotations:map": _Section.MESSAGE_ANNOTATIONS,
-    "amqp:properties:list": _Section.PROPERTIES,
-    "amqp:application-properties:map": _Section.APPLICATION_PROPERTIES,
-    "amqp:data:binary": _Section.DATA,
-    "amqp:amqp-sequence:list": _Section.SEQUENCE,
-    "amqp:amqp-value:*": _Section.VALUE,
-    "amqp:footer:map": _Section.FOOTER,
+_MAPS: Final = {
+    DELIVERY_ANNOTATIONS: "delivery_annotations",
+    MESSAGE_ANNOTATIONS: "message_annotations",
+    APPLICATION_PROPERTIES: "application_properties",
+    FOOTER: "footer",
 }
-_REPEATABLE: Final = (_Section.DATA, _Section.SEQUENCE)
+_BY_SYMBOL: Final = {
+    "amqp:header:list": HEADER,
+    "amqp:delivery-annotations:map": DELIVERY_ANNOTATIONS,
+    "amqp:message-annotations:map": MESSAGE_ANNOTATIONS,
+    "amqp:properties:list": PROPERTIES,
+    "amqp:application-properties:map": APPLICATION_PROPERTIES,
+    "amqp:data:binary": DATA,
+    "amqp:amqp-sequence:list": SEQUENCE,
+    "amqp:amqp-value:*": VALUE,
+    "amqp:footer:map": FOOTER,
+}
 _HEADER: Final = schema_for(Header)
 _PROPERTIES: Final = schema_for(MessageProperties)
 
 
-def _section_at(data: bytes, offset: int) -> tuple[_Section, int]:
-    """Which section starts at `offset`, and where its value does."""
+def _section_at(data: bytes, offset: int) -> tuple[int, int]:
+    """The code of the section that starts at `offset`, and where its value does."""
+    code: object
     if data[offset : offset + 2] == b"\x00\x53" and len(data) > offset + 2:
-        section = _BY_CODE.get(data[offset + 2])
+        code = data[offset + 2]
         offset += 3
     elif data[offset] == 0x00:
-        descriptor, offset = decode(data, offset + 1)
-        if isinstance(descriptor, Symbol):
-            section = _BY_SYMBOL.get(descriptor)
-        else:
-            section = _BY_CODE.get(descriptor) if isinstance(descriptor, Ulong) else None
+        code, offset = decode(data, offset + 1)
+        if isinstance(code, Symbol):
+            code = _BY_SYMBOL.get(code)
+        elif not isinstance(code, Ulong):
+            code = None
     else:
-        section = None
-    if section is None:
+        code = None
+    if not isinstance(code, int) or not HEADER <= code <= FOOTER:
         raise AmqpProtocolError("a payload with something that is no message section")
-    return section, offset
+    return code, offset
 
 
-def _put_section(buffer: bytearray, section: _Section, value: object) -> None:
+def _put_section(buffer: bytearray, section: int, value: object) -> None:
     buffer += bytes((0x00, 0x53, section))
     encode_into(buffer, value)
 
 
-def _put_annotations(buffer: bytearray, section: _Section, annotations: dict[Any, Any]) -> None:
+def _put_annotations(buffer: bytearray, section: int, annotations: dict[Any, Any]) -> None:
     if annotations:
         _put_section(buffer, section, {Symbol(k) if type(k) is str else k: v for k, v in annotations.items()})
 

@@ -12,7 +12,7 @@ from renewer.amqp.serial import FURTHEST, serial_add, serial_distance
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from renewer.amqp.performatives import Attach, DeliveryState, Flow, Properties, Source, Target, Transfer
     from renewer.amqp.session import Session
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 class ReceiverLink(Link):
     """Gives credit and takes deliveries. With `auto_credit` the credit is topped up when it has fallen to half."""
+
+    __slots__ = (
+        "_chunks",
+        "_first_credit",
+        "_granted",
+        "_is_draining",
+        "_unfinished",
+        "auto_credit",
+        "credit",
+        "delivery_count",
+    )
 
     role: ClassVar[bool] = Role.RECEIVER
 
@@ -101,6 +112,31 @@ class ReceiverLink(Link):
         if settled:
             delivery.settled = True
             self.session.unsettled(self.role).forget(delivery.delivery_id)
+
+    def settle_all(self, deliveries: Iterable[Delivery], state: DeliveryState | None) -> None:
+        """Settle several deliveries alike, those with ids that follow each other in one frame.
+
+        AmqpProtocolError as `settle`.
+        """
+        runs: list[list[Delivery]] = []
+        next_id: int | None = None
+        for delivery in deliveries:
+            if delivery.delivery_id is None or delivery.delivery_id not in self.unsettled:
+                continue
+            if delivery.delivery_id == next_id:
+                runs[-1].append(delivery)
+            else:
+                runs.append([delivery])
+            next_id = serial_add(delivery.delivery_id, 1)
+        unsettled = self.session.unsettled(self.role)
+        for run in runs:
+            first, last = run[0].delivery_id, run[-1].delivery_id
+            assert first is not None  # noqa: S101 - see above
+            self.session.send_or_raise(Disposition(Role.RECEIVER, first, None if len(run) == 1 else last, True, state))
+            for delivery in run:
+                delivery.settled, delivery.state = True, state
+                if delivery.delivery_id is not None:
+                    unsettled.forget(delivery.delivery_id)
 
     # For the session ------------------------------------------------------------------------------------------------
 

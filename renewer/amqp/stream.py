@@ -72,6 +72,7 @@ class AmqpTransport:
         self._written = anyio.Event()  # Something was written since.
         self._rearm = anyio.Event()  # Something is due earlier than the timer thinks.
         self._timer_at: float | None = None
+        self._is_full = False  # Nothing is read until something was written.
         self._is_mute = False
         self._over = anyio.Event()
         self._finished = anyio.Event()
@@ -112,7 +113,8 @@ class AmqpTransport:
 
     def flush(self) -> None:
         """Have everything that was queued in this turn of the event loop written, in one piece."""
-        self._wake.set()
+        if self.connection.has_output:
+            self._wake.set()
         due_at = self.connection.next_due()
         if due_at is not None and (self._timer_at is None or due_at < self._timer_at):
             self._rearm.set()
@@ -133,7 +135,9 @@ class AmqpTransport:
     async def _read(self) -> None:
         while True:
             while self.connection.output_size > MAX_BACKLOG and not self._is_mute:
+                self._is_full, self._written = True, anyio.Event()
                 await self._written.wait()
+                self._is_full = False
             try:
                 data = await self._stream.receive(READ_SIZE)
             except _GONE:
@@ -143,14 +147,14 @@ class AmqpTransport:
 
     async def _write(self) -> None:
         while True:
+            # Woken in the turn of the event loop after the one that had something to send: all of it is there by now.
             await self._wake.wait()
             self._wake = anyio.Event()
-            await anyio.lowlevel.checkpoint()  # Others of this turn may have something to send too.
             try:
                 while data := self.connection.take_output(self._clock()):
                     await self._stream.send(data)
-                    self._written.set()
-                    self._written = anyio.Event()
+                    if self._is_full:
+                        self._written.set()
             except _GONE:
                 await self._hear_out()
             if self._over.is_set():

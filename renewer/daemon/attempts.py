@@ -1,17 +1,16 @@
 """Attempts: what the core asks for, carried out against the targets.
 
-Each kind of work for leases on each target has its own lane with so many places, so that a remote that is slow or
-silent keeps nobody else waiting. Within a lane the attempt whose time ends first goes first: after a stall, that is the
-lock that is nearest to expiry. Requests for operations begin at once: how many there are is the core's business.
-An attempt runs under a cancel scope that ends when the core said; its outcome goes back as an event.
+Work for leases goes through lanes. Requests for operations begin at once: how many there are is the core's business.
+An attempt is a task under a cancel scope that ends when the core said; its outcome goes back as an event. Only a
+renewal, where the target can do without, has no task: its answer is taken in by whoever reads it, and what is more than
+a grant then gets its task.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -29,22 +28,26 @@ from renewer.core.events import (
 )
 from renewer.core.model import Failure, LeaseId, OperationId, PollAnswer, Succeeded, Terminal, Transient
 from renewer.core.states import LossReason, MessageFate
+from renewer.daemon.lanes import Lane, LaneLimits, Queued
+from renewer.daemon.pending import PendingAttempt
+from renewer.daemon.workers import Workers
 from renewer.errors import LeaseLostError, MessageSettledError, TransientError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from renewer.core.model import LeaseSpec
     from renewer.daemon.keeping import Keeper
-    from renewer.ports import Clock, LeaseTarget, OperationTarget
+    from renewer.ports import Clock, LeaseTarget, OperationTarget, PendingRenewal
 
 _RELEASE_TIMEOUT_S = 5.0
 """How long a release may take; the lock ends by itself if the broker does not answer."""
 
-_HOLD_S = 1.0
-"""How long an attempt for a lease takes up a place in its lane, at most. It goes on after that, but one connection that
-has fallen silent, or those who wait for the next available session, must not keep others of the namespace waiting."""
+_LOOK_AFTER_S = 1.0
+"""How often it is looked whether a renewal without a task has had its time."""
 
-_Queued = StartAcquire | StartRenew | StartRelease
+_AttemptKey = tuple[LeaseId | OperationId, int]
+_BeginRenewal = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
 
 _log = structlog.get_logger("renewer.attempts")
 
@@ -59,50 +62,6 @@ class AttemptObserver(Protocol):
     def renewal_answered(self, duration_s: float) -> None:
         """A renewal was answered, well or not, after so long."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LaneLimits:
-    """How many attempts for leases may be under way at once on each target, by kind.
-
-    Each counts only for as long as the core waits for it, and for a second at most. Requests for operations are bounded
-    by their quotas, which the core keeps.
-    """
-
-    renew: int = 1024
-    acquire: int = 256
-    release: int = 256
-
-
-class _Lane:
-    """Work of one kind on one target: a queue by end time, and a bounded number of places, each held for a while."""
-
-    def __init__(self, limit: int) -> None:
-        self.queue: list[tuple[float, int, _Queued]] = []
-        self._limit = limit
-        self._taken: set[object] = set()
-        self._ends: list[tuple[float, int, object]] = []
-
-    @property
-    def relief_at(self) -> float | None:
-        """When a place that somebody waits for becomes free at the latest; None if nobody waits."""
-        return self._ends[0][0] if self.queue and self._ends else None
-
-    def take(self, effect: _Queued, number: int, now: float) -> object | None:
-        """A place for `effect`, to be given back; None if all are taken. `number` breaks ties."""
-        while self._ends and (self._ends[0][0] <= now or self._ends[0][2] not in self._taken):
-            self._taken.discard(heapq.heappop(self._ends)[2])
-        if len(self._taken) >= self._limit:
-            return None
-        place = object()
-        self._taken.add(place)
-        hold_s = min(effect.patience_s, _HOLD_S) if isinstance(effect, StartRenew) else _HOLD_S
-        heapq.heappush(self._ends, (now + hold_s, number, place))
-        return place
-
-    def give_back(self, place: object) -> None:
-        """The attempt is over. No error if its place was given to another meanwhile."""
-        self._taken.discard(place)
 
 
 class AttemptRunner:
@@ -127,23 +86,29 @@ class AttemptRunner:
         self._limits = limits
         self._observer = observer
         self._tasks: TaskGroup | None = None
+        self._askers: Workers[Attempt] = Workers(self._attempt)
+        self._keepers: Workers[tuple[Lane, Queued, int]] = Workers(self._work)
         self._sequence = itertools.count()
-        self._scopes: dict[tuple[LeaseId | OperationId, int], anyio.CancelScope] = {}
+        # Attempts that are wanted: those without a scope have yet to begin.
+        self._scopes: dict[_AttemptKey, anyio.CancelScope | None] = {}
+        self._pending: dict[_AttemptKey, PendingAttempt] = {}
+        self._look_at = 0.0
         self._releases: dict[LeaseId, anyio.Event] = {}
         self._waiting: set[tuple[LeaseId, int]] = set()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[tuple[type[Queued], str], Lane] = {}
+        self._to_fill: dict[Lane, None] = {}
 
-    def use(self, tasks: TaskGroup) -> None:
-        """Run attempts in `tasks` from now on."""
+    def use(self, tasks: TaskGroup | None) -> None:
+        """Run attempts in `tasks` from now on; None: no more."""
         self._tasks = tasks
 
     def start(self, effect: Attempt | StartRelease) -> None:
-        """Begin one attempt, or one release; for a lease as soon as its lane has room."""
+        """Begin one attempt, or one release; for a lease once `fill` is called and its lane has room."""
         if self._tasks is None:
             raise RuntimeError("attempts were asked for before the supervisor runs")
         if isinstance(effect, StartSubmit | StartPoll | StartFetch):
-            self._scopes[effect.spec.id, effect.attempt] = anyio.CancelScope(deadline=effect.abandon_at)
-            self._tasks.start_soon(self._attempt, effect)
+            self._scopes[effect.spec.id, effect.attempt] = None
+            self._askers.put(self._tasks, effect)
             return
         lane = self._lane_for(effect)
         if isinstance(effect, StartRenew):
@@ -151,24 +116,43 @@ class AttemptRunner:
                 # The attempt before this one has not even begun; two would only make the queue longer.
                 return
             self._waiting.add((effect.spec.id, effect.epoch))
-        if isinstance(effect, StartRelease):
+            ends_at = effect.expires_at
+        elif isinstance(effect, StartAcquire):
+            ends_at = effect.abandon_at
+        else:
             self._releases.setdefault(effect.spec.id, anyio.Event())
             ends_at = self._clock.now()
-        else:
-            # The scope exists from the beginning, so that an attempt can be cancelled while it still waits.
-            self._scopes[effect.spec.id, effect.attempt] = anyio.CancelScope(deadline=effect.abandon_at)
-            ends_at = effect.abandon_at
-        heapq.heappush(lane.queue, (ends_at, next(self._sequence), effect))
-        self._fill(lane)
+        if not isinstance(effect, StartRelease):
+            self._scopes[effect.spec.id, effect.attempt] = None
+        lane.put(effect, ends_at, next(self._sequence))
+        self._to_fill[lane] = None
+
+    def fill(self) -> None:
+        """Start what was queued since the last call, as far as there is room."""
+        while self._to_fill:
+            self._fill(self._to_fill.popitem()[0])
 
     def relieve(self) -> float | None:
-        """Start what has found a place by now; returns when to call again, None for not before something happens."""
+        """Start what has found a place by now; returns when to call again, None for not before something happens.
+
+        To be called once a second at least.
+        """
+        now = self._clock.now()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_AFTER_S
+            for pending in [pending for pending in self._pending.values() if pending.effect.abandon_at <= now]:
+                self._give_up(pending.effect)
         for lane in self._lanes.values():
             self._fill(lane)
         return min((at for lane in self._lanes.values() if (at := lane.relief_at) is not None), default=None)
 
     def cancel(self, key: LeaseId | OperationId, attempt: int) -> None:
         """Stop an attempt; its outcome is not posted. No error if it is over."""
+        pending = self._pending.pop((key, attempt), None)
+        if pending is not None:
+            pending.cancel()
+            self._left(pending.lane, pending.number)
+            return
         scope = self._scopes.pop((key, attempt), None)
         if scope is not None:
             scope.cancel()
@@ -184,40 +168,113 @@ class AttemptRunner:
         while self._releases:
             await next(iter(self._releases.values())).wait()
 
-    def _fill(self, lane: _Lane) -> None:
-        if self._tasks is None:
+    def _fill(self, lane: Lane) -> None:
+        if self._tasks is None or lane.is_being_filled:
             return
-        while lane.queue:
-            _, number, effect = lane.queue[0]
-            place = lane.take(effect, number, self._clock.now())
-            if place is None:
-                return
-            heapq.heappop(lane.queue)
-            if isinstance(effect, StartRenew):
-                self._waiting.discard((effect.spec.id, effect.epoch))
-            self._tasks.start_soon(self._work, lane, effect, place)
+        lane.is_being_filled = True
+        try:
+            now = self._clock.now()
+            while (following := lane.take(now)) is not None:
+                number, effect = following
+                if isinstance(effect, StartRenew):
+                    self._waiting.discard((effect.spec.id, effect.epoch))
+                    if self._begin_renewal(lane, effect, number, now):
+                        continue
+                self._keepers.put(self._tasks, (lane, effect, number))
+        finally:
+            lane.is_being_filled = False
 
-    async def _work(self, lane: _Lane, effect: _Queued, place: object) -> None:
+    def _left(self, lane: Lane, number: int) -> None:
+        """A place in the lane is free again."""
+        lane.give_back(number)
+        if lane.relief_at is not None:
+            self._fill(lane)
+
+    async def _work(self, work: tuple[Lane, Queued, int]) -> None:
+        lane, effect, number = work
         try:
             if isinstance(effect, StartRelease):
                 await self._release(effect)
             else:
                 await self._attempt(effect)
         finally:
-            lane.give_back(place)
-            self._fill(lane)
+            self._left(lane, number)
 
-    async def _attempt(self, effect: Attempt) -> None:
-        key = (effect.spec.id, effect.attempt)
-        scope = self._scopes.get(key)
-        if scope is None:
-            return
-        started_at = self._clock.now()
+    # Renewals without a task ----------------------------------------------------------------------------------------
+
+    def _begin_renewal(self, lane: Lane, effect: StartRenew, number: int, now: float) -> bool:
+        """Have it renewed without a task, or not at all if nobody wants that any longer; False if it takes a task."""
+        key, target = (effect.spec.id, effect.attempt), self._lease_targets.get(effect.spec.target)
+        if key not in self._scopes:
+            lane.give_back(number)
+            return True
+        begin_renewal: _BeginRenewal | None = getattr(target, "begin_renewal", None)
+        if begin_renewal is None:
+            return False
+        pending = PendingAttempt(effect, lane, number, now, self._take_in)
+        try:
+            asked = begin_renewal(effect.spec, effect.epoch, pending.answered)
+        except Exception:
+            _log.exception("attempt raised an unexpected error", kind="renew", id=effect.spec.id)
+            return False
+        if asked is None:
+            return False
         if self._observer is not None:
-            self._observer.attempt_started(_KINDS[type(effect)], max(0.0, started_at - effect.due_at))
+            self._observer.attempt_started("renew", max(0.0, now - effect.due_at))
+        if not pending.is_answered:
+            pending.renewed = asked
+            self._pending[key] = pending
+            self._scopes.pop(key, None)
+        return True
+
+    def _take_in(self, pending: PendingAttempt, renewed: PendingRenewal) -> None:
+        effect, grant = pending.effect, renewed.grant
+        key = (effect.spec.id, effect.attempt)
+        self._pending.pop(key, None)
+        if self._tasks is None:
+            return
+        if grant is None:
+            # What is to be done may take its time, and connections tell of failure before they have gone down.
+            self._scopes[key] = None
+            self._tasks.start_soon(self._finish, pending, renewed)
+            return
+        self._scopes.pop(key, None)
+        if self._observer is not None:
+            self._observer.renewal_answered(self._clock.now() - pending.started_at)
+        try:
+            self._post(LeaseGranted(effect.spec.id, effect.epoch, effect.attempt, grant))
+        except Exception:
+            # Whoever read the answer must not suffer from what it led to.
+            _log.exception("attempt raised an unexpected error", kind="renew", id=effect.spec.id)
+        self._left(pending.lane, pending.number)
+
+    async def _finish(self, pending: PendingAttempt, renewed: PendingRenewal) -> None:
+        try:
+            await self._attempt(pending.effect, renewed, pending.started_at)
+        finally:
+            self._left(pending.lane, pending.number)
+
+    def _give_up(self, effect: StartRenew) -> None:
+        self.cancel(effect.spec.id, effect.attempt)
+        self._post(_failed(effect, _NO_ANSWER))
+
+    # Attempts as tasks ----------------------------------------------------------------------------------------------
+
+    async def _attempt(
+        self, effect: Attempt, renewed: PendingRenewal | None = None, started_at: float | None = None
+    ) -> None:
+        """Carry out one attempt, or finish the renewal that was asked for at `started_at`."""
+        key = (effect.spec.id, effect.attempt)
+        if key not in self._scopes:
+            return
+        scope = self._scopes[key] = anyio.CancelScope(deadline=effect.abandon_at)
+        if started_at is None:
+            started_at = self._clock.now()
+            if self._observer is not None:
+                self._observer.attempt_started(_KINDS[type(effect)], max(0.0, started_at - effect.due_at))
         outcome: Event | None = None
         with scope:
-            outcome = await self._outcome(effect)
+            outcome = await self._outcome(effect, renewed)
         wanted = self._scopes.pop(key, None) is not None
         if not wanted:
             if isinstance(outcome, LeaseGranted):
@@ -225,14 +282,14 @@ class AttemptRunner:
                 self._post(outcome)
             return
         if outcome is None:
-            outcome = _failed(effect, Transient("timeout", "no answer in time"))
+            outcome = _failed(effect, _NO_ANSWER)
         elif self._observer is not None and isinstance(effect, StartRenew):
             self._observer.renewal_answered(self._clock.now() - started_at)
         self._post(outcome)
 
-    async def _outcome(self, effect: Attempt) -> Event:
+    async def _outcome(self, effect: Attempt, renewed: PendingRenewal | None) -> Event:
         try:
-            return await self._ask(effect)
+            return await self._ask(effect, renewed)
         except TransientError as error:
             return _failed(effect, Transient(error.kind, str(error), error.retry_after_s))
         except LeaseLostError as error:
@@ -242,12 +299,16 @@ class AttemptRunner:
             _log.exception("attempt raised an unexpected error", kind=_KINDS[type(effect)], id=effect.spec.id)
             return _failed(effect, Transient("garbage", f"unexpected {type(error).__name__}"))
 
-    async def _ask(self, effect: Attempt) -> Event:
+    async def _ask(self, effect: Attempt, renewed: PendingRenewal | None) -> Event:
         match effect:
             case StartRenew(spec, epoch) | StartAcquire(spec, epoch):
-                keeper = self._lease_target(spec.target)
                 try:
-                    grant = await (keeper.renew if isinstance(effect, StartRenew) else keeper.acquire)(spec, epoch)
+                    if renewed is not None:
+                        grant = await renewed.finish()
+                    elif isinstance(effect, StartRenew):
+                        grant = await self._lease_target(spec.target).renew(spec, epoch)
+                    else:
+                        grant = await self._lease_target(spec.target).acquire(spec, epoch)
                 except MessageSettledError as error:
                     return LeaseSettled(spec.id, epoch, MessageFate(error.fate))
                 return LeaseGranted(spec.id, epoch, effect.attempt, grant)
@@ -281,20 +342,13 @@ class AttemptRunner:
             raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="unreachable")
         return target
 
-    def _lane_for(self, effect: _Queued) -> _Lane:
-        limits = self._limits
-        match effect:
-            case StartRenew():
-                return self._lane(f"renew {effect.spec.target}", limits.renew)
-            case StartAcquire():
-                return self._lane(f"acquire {effect.spec.target}", limits.acquire)
-            case StartRelease():
-                return self._lane(f"release {effect.spec.target}", limits.release)
-
-    def _lane(self, name: str, limit: int) -> _Lane:
+    def _lane_for(self, effect: Queued) -> Lane:
+        name = (type(effect), effect.spec.target)
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = _Lane(limit)
+            limits = self._limits
+            limit = {StartRenew: limits.renew, StartAcquire: limits.acquire, StartRelease: limits.release}
+            lane = self._lanes[name] = Lane(limit[type(effect)])
         return lane
 
     async def _release(self, effect: StartRelease) -> None:
@@ -321,6 +375,8 @@ def _failed(effect: Attempt, failure: Failure) -> Event:
                 failure = Transient("garbage", failure.detail)
             return OperationAttemptFailed(effect.spec.id, effect.attempt, failure)
 
+
+_NO_ANSWER = Transient("timeout", "no answer in time")
 
 _KINDS: dict[type, str] = {
     StartRenew: "renew",

@@ -11,7 +11,6 @@ and new work is refused by whoever asks `durable`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -104,8 +103,11 @@ class Keeper:
                 self._callbacks[callback.id] = callback
                 change.callbacks.append(callback.id)
         waiting = self._marked.get(key) or self._under_way.get(key)
+        if waiting is None:
+            self._pass_on_one(news, callback)
+            return
         is_first = not any(mark.held_back for mark in (self._under_way.get(key), waiting) if mark is not None)
-        if waiting is None or self._is_slow or self.trouble is not None or (news.news in _URGENT and is_first):
+        if self._is_slow or self.trouble is not None or (news.news in _URGENT and is_first):
             self._pass_on_one(news, callback)
         else:
             waiting.held_back.append((news, callback))
@@ -119,7 +121,7 @@ class Keeper:
         mark = self._marked.get(key) or self._under_way.get(key)
         if mark is None:
             return True
-        await mark.done.wait()
+        await mark.wait()
         return mark.stored
 
     async def note_submitting(self, key: str) -> None:
@@ -186,7 +188,7 @@ class Keeper:
     async def flush(self) -> None:
         """Wait until all that is known of anything by now is stored, or cannot be; not for what comes meanwhile."""
         for mark in (*self._under_way.values(), *self._marked.values()):
-            await mark.done.wait()
+            await mark.wait()
 
     def _drop_result(self, key: str) -> None:
         """A result that is kept here is not to be stored; its file, if it has one, is the registry's to remove."""
@@ -230,7 +232,7 @@ class Keeper:
         for key, mark in done.items():
             mark.stored = key not in unstorable
             self._pass_on(mark)
-            mark.done.set()
+            mark.finish()
         return True
 
     async def _store(self, batch: Batch) -> set[str]:
@@ -286,13 +288,13 @@ class Keeper:
         self._marked = {}
         for key, mark in (*done.items(), *again.items()):
             self._pass_on(mark)
-            mark.done.set()
+            mark.finish()
             # Marked anew for the next try, with nobody waiting.
             self._marked.setdefault(key, _Mark(mark.kind)).callbacks += mark.callbacks
 
     def _pass_on(self, mark: _Mark) -> None:
         while mark.held_back:
-            self._pass_on_one(*mark.held_back.popleft())
+            self._pass_on_one(*mark.held_back.pop(0))
 
     def _pass_on_one(self, news: News, callback: Entry | None) -> None:
         self._tell(news)
@@ -305,10 +307,26 @@ class _Mark:
     """Something that is to be stored, and what waits for it."""
 
     kind: EntryKind
-    held_back: deque[tuple[News, Entry | None]] = field(default_factory=deque)
+    held_back: list[tuple[News, Entry | None]] = field(default_factory=list)
     callbacks: list[str] = field(default_factory=list)
-    done: anyio.Event = field(default_factory=anyio.Event)
     stored: bool = False
+    _is_done: bool = False
+    _done: anyio.Event | None = None
+
+    def finish(self) -> None:
+        """It is stored, or will not be."""
+        self._is_done = True
+        if self._done is not None:
+            self._done.set()
+
+    async def wait(self) -> None:
+        """Return when that is so."""
+        if self._is_done:
+            return
+        # Made for those few that somebody waits for: it weighs more than all the rest.
+        if self._done is None:
+            self._done = anyio.Event()
+        await self._done.wait()
 
 
 def _is_kept(news: News) -> bool:

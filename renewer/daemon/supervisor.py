@@ -20,9 +20,11 @@ from renewer.core.events import Event, LeaseParkRequested, LeaseUnparkRequested
 from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
 from renewer.core.states import is_over
-from renewer.daemon.attempts import AttemptObserver, AttemptRunner, LaneLimits
+from renewer.daemon.attempts import AttemptObserver, AttemptRunner
 from renewer.daemon.horizon import Horizon
 from renewer.daemon.keeping import Deliveries, Keeper, News
+from renewer.daemon.lanes import LaneLimits
+from renewer.daemon.naps import set_within
 from renewer.daemon.records import Timeline, boot_id, lease_entry, operation_entry
 from renewer.gateway.options import ORIGIN
 from renewer.ports import Entry, EntryKind, Registry
@@ -91,14 +93,17 @@ class Supervisor:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            self._runner.use(tasks)
-            await tasks.start(self.keeper.run)
-            task_status.started()
-            while True:
-                now = self._clock.now()
-                self._perform(self.scheduler.advance(now, self._draw, AT_ONCE))
-                await self._sleep(now, self._runner.relieve())
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._runner.use(tasks)
+                await tasks.start(self.keeper.run)
+                task_status.started()
+                while True:
+                    now = self._clock.now()
+                    self._perform(self.scheduler.advance(now, self._draw, AT_ONCE))
+                    await self._sleep(now, self._runner.relieve())
+        finally:
+            self._runner.use(None)
 
     def knows(self, key: str) -> bool:
         """Whether there is a lease or an operation of this id."""
@@ -134,10 +139,9 @@ class Supervisor:
             return
         self._wake = anyio.Event()
         self._sleeps_until = until
-        with anyio.move_on_after(until - now):
-            await self._wake.wait()
+        is_due = not await set_within(self._wake, until - now)
         self._sleeps_until = 0.0
-        if self._on_lag is not None and not self._wake.is_set():
+        if self._on_lag is not None and is_due:
             self._on_lag(max(0.0, self._clock.now() - until))
 
     def _perform(self, effects: list[Effect]) -> None:
@@ -148,11 +152,14 @@ class Supervisor:
                 self._runner.cancel(effect.key, effect.attempt)
             else:
                 self._runner.start(effect)
+        # Only now, so that of all these the one that is nearest to its end goes first.
+        self._runner.fill()
 
     def _tell(self, news: News) -> None:
+        is_of_lease = isinstance(news, TellLease)
         for hook in self._hooks:
             try:
-                if isinstance(news, TellLease):
+                if is_of_lease:
                     hook.lease(news)
                 else:
                     hook.operation(news)

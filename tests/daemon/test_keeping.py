@@ -14,6 +14,7 @@ from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, 
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.daemon import horizon
 from renewer.daemon.keeping import BATCH
+from renewer.daemon.lanes import LaneLimits
 from renewer.errors import RegistryError
 from renewer.ports import Batch, Entry, EntryKind
 from renewer.registry import MemoryRegistry
@@ -120,7 +121,7 @@ async def test_renewals_are_not_written(clock):
 
 async def test_changes_that_come_together_are_written_together(clock):
     registry = SlowRegistry()
-    rig = Rig(clock, registry=registry)
+    rig = Rig(clock, registry=registry, limits=LaneLimits(acquire=BATCH))
     async with rig.running():
         registry.takes_s = 0.01
         specs = [rig.hold(f"s{number}") for number in range(2 * BATCH)]

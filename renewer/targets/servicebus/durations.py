@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ class LockDurations:
         self._on_skew = on_skew
         self._short_locks: OrderedDict[LeaseId, float] = OrderedDict()
         self._warned_of_skew = False
+        self._skew_read_at = -math.inf
 
     def begin(self, spec: LeaseSpec) -> LockClock:
         """A new epoch of the lease begins."""
@@ -51,9 +53,12 @@ class LockDurations:
         lock.answered(locked_until, sent_at=self.wall.at(sent_at), received_at=self.wall.at(received_at))
         if locked_until is None:
             return
-        self.clock_skew_s = locked_until - lock.duration_s - self._clock.utc_now().timestamp()
-        if self._on_skew is not None:
-            self._on_skew(self.clock_skew_s)
+        if received_at != self._skew_read_at:
+            # One answer tells it once, however many locks it is about.
+            self._skew_read_at = received_at
+            self.clock_skew_s = locked_until - lock.duration_s - self._clock.utc_now().timestamp()
+            if self._on_skew is not None:
+                self._on_skew(self.clock_skew_s)
         if lock.skewed:
             self._warn_of_skew(
                 "the broker's clock and ours are too far apart to read the lock's duration from its answers"

@@ -42,9 +42,9 @@ class Template:
         """How many bytes one request has."""
         return len(self.head) + len(_PLACEHOLDER.bytes) + len(self.tail)
 
-    def render(self, message_id: UUID) -> bytes:
-        """The payload of one request."""
-        return b"".join((self.head, message_id.bytes, self.tail))
+    def render(self, message_id: bytes) -> bytes:
+        """The payload of one request; the id is the bytes of a UUID."""
+        return b"".join((self.head, message_id, self.tail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ def correlation_key(value: object) -> bytes | None:
 def read_reply(message: Message, sent_at: float, received_at: float) -> Reply:
     """What a reply says, with the names that `$management` uses and those that `$cbs` does."""
     fields = message.application_properties
-    status = _first(fields, "statusCode", "status-code")
-    condition = _first(fields, "errorCondition", "error-condition")
-    description = _first(fields, "statusDescription", "status-description")
+    status = _either(fields, "statusCode", "status-code")
+    condition = _either(fields, "errorCondition", "error-condition")
+    description = _either(fields, "statusDescription", "status-description")
     return Reply(
         int(status) if isinstance(status, int) and not isinstance(status, bool) else None,
         str(condition) if isinstance(condition, str) and condition else None,
@@ -94,5 +94,6 @@ def read_reply(message: Message, sent_at: float, received_at: float) -> Reply:
     )
 
 
-def _first(fields: Mapping[str, Any], *names: str) -> object:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+def _either(fields: Mapping[str, Any], name: str, other_name: str) -> object:
+    value = fields.get(name)
+    return fields.get(other_name) if value is None else value

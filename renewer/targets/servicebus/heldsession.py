@@ -7,7 +7,7 @@ rise, and their order stays. When it is lost, they are remembered as lost.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 import anyio
@@ -55,18 +55,24 @@ _TOKEN_SIZE: Final = 16
 class HeldSession:
     """One session, from the grant of its lock to its end, which is told by `end`.
 
-    `on_lock_lost(detail)` is called when the broker answers that the lock is gone.
+    `on_lock_lost(link, detail)` is called when the broker answers that the lock is gone.
     """
 
+    __slots__ = ("_ended", "_epoch", "_limit", "_link", "_on_lock_lost", "_traffic")
+
     def __init__(
-        self, link: SessionLink, epoch: int, *, message_size_limit: int, on_lock_lost: Callable[[str], None]
+        self,
+        link: SessionLink,
+        epoch: int,
+        *,
+        message_size_limit: int,
+        on_lock_lost: Callable[[SessionLink, str], None],
     ) -> None:
         self._link = link
         self._limit = message_size_limit
         self._on_lock_lost = on_lock_lost
-        self._deliveries = Deliveries(epoch)
-        self._intake = Intake(link, link.carrier.sharing, largest=message_size_limit)
-        self._settler = Settler(self, link, self._deliveries)
+        self._epoch = epoch
+        self._traffic: _Traffic | None = None
         self._ended: Callable[[], RenewerError] | None = None
         link.user = self
 
@@ -80,8 +86,10 @@ class HeldSession:
         if self._ended is not None:
             return None
         self._ended = error
-        self._intake.end(error)
-        return self._deliveries.end()
+        if self._traffic is None:
+            return Deliveries(self._epoch).end()
+        self._traffic.intake.end(error)
+        return self._traffic.deliveries.end()
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -128,22 +136,23 @@ class HeldSession:
     async def receive(self, count: int, wait_s: float) -> Sequence[ReceivedMessage]:
         """See `LeaseTarget.receive`."""
         _check_count(count)
-        room = MAX_IN_FLIGHT - len(self._deliveries)
+        deliveries, intake = self._messages.deliveries, self._messages.intake
+        room = MAX_IN_FLIGHT - len(deliveries)
         if room <= 0:
             raise ConflictError(f"{MAX_IN_FLIGHT} messages of the session are in flight; settle some of them first")
-        arrivals = await self._intake.take(min(count, room), wait_s)
+        arrivals = await intake.take(min(count, room), wait_s)
         try:
             messages = await self._link.carrier.sharing.read([arrival.delivery.payload for arrival in arrivals])
             self._check_held()
         except BaseException:
-            self._intake.put_back(arrivals)
+            intake.put_back(arrivals)
             raise
-        self._intake.done_with(arrivals)
+        intake.done_with(arrivals)
         received = []
         for arrival, message in zip(arrivals, messages, strict=True):
             delivery = arrival.delivery
             delivery.payload = b""
-            handle = self._deliveries.add(delivery, _token_of(delivery), message.sequence_number)
+            handle = deliveries.add(delivery, _token_of(delivery), message.sequence_number)
             received.append(replace(message, handle=handle))
         return received
 
@@ -155,7 +164,7 @@ class HeldSession:
             raise UsageError(f"sequence_numbers: give 1 to {limit} of them, which fit into one answer of the broker")
         if not all(0 <= number < 2**63 for number in numbers):
             raise UsageError("sequence_numbers: give those that the messages had when they were received")
-        if len(self._deliveries) + len(numbers) > MAX_IN_FLIGHT:
+        if len(self._messages.deliveries) + len(numbers) > MAX_IN_FLIGHT:
             raise ConflictError(f"{MAX_IN_FLIGHT} messages of the session are in flight; settle some of them first")
         link = self._link
         ask = receive_deferred_messages(
@@ -197,32 +206,33 @@ class HeldSession:
 
     def in_flight(self) -> list[InFlight]:
         """What was received and is not settled."""
-        return self._deliveries.in_flight()
+        return [] if self._traffic is None else self._traffic.deliveries.in_flight()
 
     async def settle(self, number: int, settlement: Settlement) -> None:
         """See `LeaseTarget.settle`; `number` is that in the handle."""
-        await self._settler.settle(number, settlement)
+        await self._messages.settler.settle(number, settlement)
 
     # Events of the link ---------------------------------------------------------------------------------------------
 
     def on_delivery(self, delivery: Delivery) -> None:
         """A message came."""
-        self._intake.on_arrival(delivery)
+        self._messages.intake.on_arrival(delivery)
 
     def on_updated(self, delivery: Delivery, state: DeliveryState | None) -> None:
         """The broker settled a message."""
-        if not self._settler.on_updated(delivery, state):
-            self._intake.drop(delivery)
+        if self._traffic is not None and not self._traffic.settler.on_updated(delivery, state):
+            self._traffic.intake.drop(delivery)
 
     def on_drained(self) -> None:
         """There are no more messages for now."""
-        self._intake.on_drained()
+        if self._traffic is not None:
+            self._traffic.intake.on_drained()
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
     def lock_lost(self, detail: str) -> None:
         """The broker says that the session is not ours any longer."""
-        self._on_lock_lost(detail)
+        self._on_lock_lost(self._link, detail)
 
     async def ask(
         self, ask: Template, too_late: str, *, timeout_s: float | None = None, secret: UUID | None = None
@@ -246,9 +256,20 @@ class HeldSession:
                 # Says something about the request. Whether the lock is still ours, the next renewal will tell.
                 raise passing(told) from None
             if told.condition not in (MESSAGE_LOCK_LOST, MESSAGE_NOT_FOUND):
-                self._on_lock_lost(str(told))
+                self._on_lock_lost(self._link, str(told))
             raise told from None
         raise TransientError(too_late, kind="timeout")
+
+    @property
+    def _messages(self) -> _Traffic:
+        """What minds the messages; made for the first, because it weighs more than all else that a session needs."""
+        if self._traffic is None:
+            link, deliveries = self._link, Deliveries(self._epoch)
+            intake = Intake(link, link.carrier.sharing, largest=self._limit)
+            self._traffic = _Traffic(deliveries, intake, Settler(self, link, deliveries))
+            if self._ended is not None:
+                intake.end(self._ended)
+        return self._traffic
 
     def _check_held(self) -> None:
         if self._ended is not None:
@@ -263,7 +284,7 @@ class HeldSession:
             if any(token is None for _, token in found):
                 raise TransientError("a reply with a message that is not locked", kind="garbage")
             fetch.messages = [
-                replace(message, handle=self._deliveries.add(None, token, message.sequence_number))
+                replace(message, handle=self._messages.deliveries.add(None, token, message.sequence_number))
                 for message, (_, token) in zip(messages, found, strict=True)
             ]
             fetch.error = None
@@ -271,6 +292,14 @@ class HeldSession:
             fetch.error = error
         finally:
             fetch.done.set()
+
+
+class _Traffic(NamedTuple):
+    """What minds the messages of a session: those on their way in, those in flight, and their settlement."""
+
+    deliveries: Deliveries
+    intake: Intake
+    settler: Settler
 
 
 class _Fetch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -22,7 +22,7 @@ from renewer.targets.servicebus.managementops import read_expirations, renew_mes
 from renewer.targets.servicebus.verdicts import copy_of, is_unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -71,6 +71,55 @@ class Renewed:
     received_at: float
 
 
+Done: TypeAlias = "Callable[[Renewed | RemoteError], None]"
+"""Called once with what came of a renewal; the errors are those of `Management.request`."""
+
+
+class Wish:
+    """A lock that is to be renewed, for one who waits. `done` is called once, with what came of it."""
+
+    __slots__ = ("batch", "deadline", "done", "is_over", "is_withdrawn", "line", "lock_s", "token", "twins")
+
+    def __init__(self, token: UUID, lock_s: float, deadline: float, done: Done) -> None:
+        self.token = token
+        self.lock_s = lock_s
+        self.deadline = deadline
+        self.done = done
+        self.is_over = False
+        self.is_withdrawn = False
+        self.twins: tuple[Wish, ...] = ()
+        """Others who wait for the same lock, and go with this one."""
+        self.line: _Line | None = None
+        self.batch: _Batch | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it."""
+        return not self.is_over or (bool(self.twins) and any(not twin.is_over for twin in self.twins))
+
+    def cancel(self) -> None:
+        """Wait no longer: `done` is not called any more. No error after it was."""
+        if self.is_over:
+            return
+        self.is_over = True
+        line, batch = self.line, self.batch
+        if batch is not None:
+            batch.left()
+        elif line is not None:
+            line.left(self)
+
+    def tell(self, answer: Renewed | RemoteError) -> None:
+        """Let those who wait know."""
+        for wish in (self, *self.twins):
+            if not wish.is_over:
+                wish.is_over = True
+                try:
+                    wish.done(answer if isinstance(answer, Renewed) else copy_of(answer))
+                except Exception:
+                    # A bug of whoever waits for one must not cost the others their answers.
+                    log.exception("the answer for a lock was not taken in")
+
+
 class LockBatches:
     """The renewals of message locks of one namespace. `serve` it."""
 
@@ -81,8 +130,8 @@ class LockBatches:
         self._clock = clock
         self._most = most
         self._limits: dict[str, int] = {}
-        self._lines: dict[tuple[Place, bool], _Line] = {}
-        self._wishes: set[_Wish] = set()
+        self._queues: dict[Place, _Queue] = {}
+        self._batches: set[_Batch] = set()
         self._tasks: TaskGroup | None = None
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -94,93 +143,122 @@ class LockBatches:
                 await anyio.sleep_forever()
         finally:
             self._tasks = None
-            _fail([*self._wishes], TransientError("the target is stopping", kind="network"))
+            _fail(self._everybody(), _STOPPING)
+            self._queues.clear()
+            self._batches.clear()
 
     async def renew(self, place: Place, token: UUID, *, lock_s: float, deadline: float) -> Renewed:
         """Renew one lock, with whatever others are asked for now. `deadline` says who goes first when not all can.
 
         The errors are those of `Management.request`, without any token in their words.
         """
+        answers: list[Renewed | RemoteError] = []
+        answered = anyio.Event()
+
+        def take(answer: Renewed | RemoteError) -> None:
+            answers.append(answer)
+            answered.set()
+
+        wish = self.ask(place, token, lock_s=lock_s, deadline=deadline, done=take)
+        try:
+            await answered.wait()
+        finally:
+            wish.cancel()
+        (answer,) = answers
+        if isinstance(answer, Renewed):
+            return answer
+        raise answer
+
+    def ask(self, place: Place, token: UUID, *, lock_s: float, deadline: float, done: Done) -> Wish:
+        """Have one lock renewed, as `renew` does, without a task that waits: `done` is told what came of it.
+
+        What is returned is there to be cancelled. TransientError if the target is not running.
+        """
         if self._tasks is None:
             raise TransientError("the target is not running", kind="network")
-        wish = self._waiting(place, token)
-        if wish is None:
-            wish = _Wish(token, lock_s, deadline)
-            self._wishes.add(wish)
-            self._queue(place, wish)
-        wish.users += 1
-        try:
-            await wish.done.wait()
-        finally:
-            wish.users -= 1
-            if not wish.users:
-                self._drop(wish)
-        if wish.error is not None:
-            raise copy_of(wish.error)
-        assert wish.answer is not None  # noqa: S101 - done is set after one of the two
-        return wish.answer
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = _Queue(place, self._limits.get(place.entity, self._most))
+        wish = Wish(token, lock_s, deadline, done)
+        first = queue.valid.waiting.get(token.int) or queue.overdue.waiting.get(token.int)
+        if first is not None:
+            wish.line = first.line
+            first.twins = (*first.twins, wish)
+            return wish
+        self._enqueue(queue, queue.valid, wish)
+        return wish
 
     def withdraw(self, place: Place, token: UUID) -> None:
         """Do not ask for this one again: its message is about to be settled, and would spoil a batch."""
-        waiting = self._waiting(place, token)
-        for wish in [wish for wish in self._wishes if wish.token == token] if waiting is None else [waiting]:
+        queue = self._queues.get(place)
+        waiting = None if queue is None else queue.valid.waiting.get(token.int) or queue.overdue.waiting.get(token.int)
+        sent = (wish for batch in self._batches for wish in batch.wishes if wish.token == token)
+        for wish in sent if waiting is None else [waiting]:
             wish.is_withdrawn = True
 
-    def _waiting(self, place: Place, token: UUID) -> _Wish | None:
-        """The wish for this lock that waits to be sent, if there is one."""
-        lines = (self._lines.get((place, is_overdue)) for is_overdue in (False, True))
-        return next((line.waiting[token] for line in lines if line is not None and token in line.waiting), None)
+    def _everybody(self) -> list[Wish]:
+        """All who wait for answers."""
+        lines = [line for queue in self._queues.values() for line in (queue.valid, queue.overdue)]
+        waiting = [wish for line in lines for wish in line.waiting.values()]
+        return [*waiting, *(wish for batch in self._batches for wish in batch.wishes)]
 
-    def _queue(self, place: Place, wish: _Wish) -> None:
-        # What should have ended would spoil a batch, and must not be waited for either.
-        key = place, wish.deadline <= self._clock.now()
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Line(*key, self._limits.get(place.entity, self._most))
-        line.waiting[wish.token] = wish
+    def _enqueue(self, queue: _Queue, line: _Line, wish: Wish) -> None:
+        line.waiting[wish.token.int] = wish
         wish.line = line
-        if len(line.waiting) >= line.most:
+        if len(line.waiting) >= queue.most:
             line.is_full.set()
         if not line.is_collecting and self._tasks is not None:
             line.is_collecting = True
-            self._tasks.start_soon(self._collect, line)
+            self._tasks.start_soon(self._collect, queue, line)
 
-    async def _collect(self, line: _Line) -> None:
+    async def _collect(self, queue: _Queue, line: _Line) -> None:
         try:
             while line.waiting and self._tasks is not None:
-                if len(line.waiting) < line.most:
+                if len(line.waiting) < queue.most:
                     line.is_full = anyio.Event()
                     with anyio.move_on_after(COLLECT_S):
                         await line.is_full.wait()
-                if line.waiting:
+                self._set_late_apart(queue)
+                if line.waiting and self._pace.is_slowed:
                     # While turns are awaited, more come together.
                     await self._pace.turn(min(wish.deadline for wish in line.waiting.values()))
-                if not line.is_overdue:
-                    for late in [wish for wish in line.waiting.values() if wish.deadline <= self._clock.now()]:
-                        del line.waiting[late.token]
-                        self._queue(line.place, late)
-                self._tasks.start_soon(self._send, line, line.take())
+                    self._set_late_apart(queue)
+                self._begin(queue, line.take(queue.most))
         finally:
             line.is_collecting = False
-            key = line.place, line.is_overdue
-            if not line.waiting and self._lines.get(key) is line:
-                del self._lines[key]
+            if queue.is_idle and self._queues.get(queue.place) is queue:
+                del self._queues[queue.place]
 
-    async def _send(self, line: _Line, wishes: Sequence[_Wish], *, paced: bool = True) -> None:
-        wishes = [wish for wish in wishes if wish.users]
-        _fail([wish for wish in wishes if wish.is_withdrawn], _WITHDRAWN)
-        wishes = [wish for wish in wishes if not wish.is_withdrawn]
-        if not wishes:
+    def _set_late_apart(self, queue: _Queue) -> None:
+        """What should have ended would spoil a batch, and must not be waited for either: it has a line of its own."""
+        now = self._clock.now()
+        for late in [wish for wish in queue.valid.waiting.values() if wish.deadline <= now]:
+            del queue.valid.waiting[late.token.int]
+            self._enqueue(queue, queue.overdue, late)
+
+    def _begin(self, queue: _Queue, wishes: Sequence[Wish], *, paced: bool = True) -> None:
+        """Ask for these together."""
+        if self._tasks is None:
+            _fail(wishes, _STOPPING)
+        if not wishes or self._tasks is None:
             return
-        if not paced:
-            await self._pace.turn(min(wish.deadline for wish in wishes))
         batch = _Batch(wishes)
-        with batch.scope:
-            await self._ask(line, wishes)
+        self._batches.add(batch)
+        self._tasks.start_soon(self._send, queue, batch, paced)
 
-    async def _ask(self, line: _Line, wishes: Sequence[_Wish]) -> None:
+    async def _send(self, queue: _Queue, batch: _Batch, paced: bool) -> None:
+        with batch.scope:
+            if not paced:
+                await self._pace.turn(min(wish.deadline for wish in batch.wishes))
+            _fail([wish for wish in batch.wishes if wish.is_withdrawn], _WITHDRAWN)
+            wishes = [wish for wish in batch.wishes if wish.is_wanted]
+            if wishes:
+                await self._ask(queue, wishes)
+        self._batches.discard(batch)
+
+    async def _ask(self, queue: _Queue, wishes: Sequence[Wish]) -> None:
         tokens = [wish.token for wish in wishes]
-        place = line.place
+        place = queue.place
         lock_s = min(wish.lock_s for wish in wishes)
         ask = renew_message_locks(place.entity, tokens, lock_s=lock_s, link_name=place.link_name)
         self.requests += 1
@@ -189,18 +267,20 @@ class LockBatches:
             expirations = read_expirations(reply, len(wishes))
         except RemoteError as error:
             self._pace.note(error)
-            self._refused(line, wishes, copy_of(error, text=without_tokens(str(error), tokens)))
+            self._refused(queue, wishes, copy_of(error, text=without_tokens(str(error), tokens)))
             return
         except Exception as error:
             # A bug of ours must cost these renewals, not the target with every other lock.
             log.exception("renewals raised an unexpected error", entity=place.entity)
             _fail(wishes, TransientError(f"unexpected {type(error).__name__}", kind="garbage"))
             return
+        renewed = Renewed(expirations[0], reply.sent_at, reply.received_at)
         for wish, locked_until in zip(wishes, expirations, strict=True):
-            wish.answer = Renewed(locked_until, reply.sent_at, reply.received_at)
-            wish.done.set()
+            if locked_until != renewed.locked_until:
+                renewed = Renewed(locked_until, reply.sent_at, reply.received_at)
+            wish.tell(renewed)
 
-    def _refused(self, line: _Line, wishes: Sequence[_Wish], error: RemoteError) -> None:
+    def _refused(self, queue: _Queue, wishes: Sequence[Wish], error: RemoteError) -> None:
         count = len(wishes)
         has_lost = isinstance(error, LeaseLostError) and error.reason == LossReason.EXPIRED
         too_many = is_unusable(error.condition)
@@ -211,17 +291,9 @@ class LockBatches:
         size = 1 if count <= ONE_BY_ONE else math.isqrt(count - 1) + 1
         if too_many:
             # A broker that does not take so many, or not these together.
-            size = self._limits[line.place.entity] = line.most = max(1, min(line.most, count) // 4)
+            size = self._limits[queue.place.entity] = queue.most = max(1, min(queue.most, count) // 4)
         for start in range(0, count, size):
-            self._tasks.start_soon(lambda part: self._send(line, part, paced=False), wishes[start : start + size])
-
-    def _drop(self, wish: _Wish) -> None:
-        """Nobody waits for it any longer, be it answered or not."""
-        self._wishes.discard(wish)
-        if wish.line is not None and wish.line.waiting.get(wish.token) is wish:
-            del wish.line.waiting[wish.token]
-        if wish.batch is not None:
-            wish.batch.left()
+            self._begin(queue, wishes[start : start + size], paced=False)
 
 
 def without_tokens(text: str, tokens: Collection[UUID]) -> str:
@@ -235,69 +307,71 @@ def without_tokens(text: str, tokens: Collection[UUID]) -> str:
 
 
 class _Line:
-    """What waits to be asked of one place. `most` is how many locks a request may have."""
+    """What waits to be asked of one place, be it in time or overdue."""
 
-    __slots__ = ("is_collecting", "is_full", "is_overdue", "most", "place", "waiting")
+    __slots__ = ("is_collecting", "is_full", "waiting")
 
-    def __init__(self, place: Place, is_overdue: bool, most: int) -> None:
-        self.place = place
-        self.is_overdue = is_overdue
-        self.most = most
-        self.waiting: dict[UUID, _Wish] = {}
+    def __init__(self) -> None:
+        self.waiting: dict[int, Wish] = {}
+        """By the number of its token: a UUID is hashed in Python, each time."""
         self.is_collecting = False
         self.is_full = anyio.Event()
 
-    def take(self) -> list[_Wish]:
+    def take(self, most: int) -> list[Wish]:
         """The next batch: what ends first goes first."""
         wishes = [*self.waiting.values()]
-        if len(wishes) > self.most:
-            wishes = sorted(wishes, key=lambda wish: wish.deadline)[: self.most]
+        if len(wishes) > most:
+            wishes = sorted(wishes, key=lambda wish: wish.deadline)[:most]
         for wish in wishes:
-            del self.waiting[wish.token]
+            del self.waiting[wish.token.int]
         return wishes
 
+    def left(self, wish: Wish) -> None:
+        """One of those who wait for a lock waits no longer."""
+        first = self.waiting.get(wish.token.int)
+        if first is not None and not first.is_wanted:
+            del self.waiting[wish.token.int]
 
-class _Wish:
-    """One lock that is to be renewed; `users` wait for it."""
 
-    __slots__ = ("answer", "batch", "deadline", "done", "error", "is_withdrawn", "line", "lock_s", "token", "users")
+class _Queue:
+    """The two lines of one place. `most` is how many locks a request may have."""
 
-    def __init__(self, token: UUID, lock_s: float, deadline: float) -> None:
-        self.token = token
-        self.lock_s = lock_s
-        self.deadline = deadline
-        self.users = 0
-        self.is_withdrawn = False
-        self.line: _Line | None = None
-        self.batch: _Batch | None = None
-        self.done = anyio.Event()
-        self.answer: Renewed | None = None
-        self.error: RemoteError | None = None
+    __slots__ = ("most", "overdue", "place", "valid")
+
+    def __init__(self, place: Place, most: int) -> None:
+        self.place = place
+        self.most = most
+        self.valid = _Line()
+        self.overdue = _Line()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, and nobody looks after it."""
+        return not any(line.waiting or line.is_collecting for line in (self.valid, self.overdue))
 
 
 class _Batch:
     """A request under way, given up when nobody waits for any of its locks."""
 
-    __slots__ = ("_left", "scope")
+    __slots__ = ("scope", "wishes")
 
-    def __init__(self, wishes: Sequence[_Wish]) -> None:
+    def __init__(self, wishes: Sequence[Wish]) -> None:
+        self.wishes = wishes
         self.scope = anyio.CancelScope()
-        self._left = len(wishes)
         for wish in wishes:
-            wish.batch = self
+            for one in (wish, *wish.twins):
+                one.batch = self
 
     def left(self) -> None:
-        """One of its locks is not waited for any longer."""
-        self._left -= 1
-        if not self._left:
+        """One of those who wait for its locks waits no longer."""
+        if not any(wish.is_wanted for wish in self.wishes):
             self.scope.cancel()
 
 
+_STOPPING: Final = TransientError("the target is stopping", kind="network")
 _WITHDRAWN: Final = TransientError("the message is being settled", kind="busy", condition="renewer:settling")
 
 
-def _fail(wishes: Sequence[_Wish], error: RemoteError) -> None:
+def _fail(wishes: Sequence[Wish], error: RemoteError) -> None:
     for wish in wishes:
-        if not wish.done.is_set():
-            wish.error = error
-            wish.done.set()
+        wish.tell(error)

@@ -6,7 +6,7 @@ broker may have lost one end of them without a word. The first is listened to un
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, RemoteError, TransientError
@@ -16,8 +16,11 @@ from renewer.targets.servicebus.requests import RequestPair
 from renewer.targets.servicebus.verdicts import renewal_refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from renewer.targets.servicebus.carrier import Carrier
     from renewer.targets.servicebus.cbs import Tokens
+    from renewer.targets.servicebus.request import Request
 
 _MAX_RETIRED: Final = 2
 
@@ -30,7 +33,7 @@ class Management:
         self._tokens = tokens
         self._carrier = carrier
         self._window = window
-        self._registry: dict[bytes, Any] = {}
+        self._registry: dict[bytes, Request] = {}
         self._retired: list[RequestPair] = []
         self._pair = self._new_pair()
 
@@ -49,7 +52,14 @@ class Management:
 
         LeaseLostError when the broker says that the lock is gone, TransientError for everything else but success.
         """
-        reply = await self._pair.request(ask)
+        return await self.accepted(await self._pair.request(ask), ask)
+
+    def ask(self, ask: Template, answered: Callable[[Request], None]) -> Request:
+        """Send a request that no task waits for: see `RequestPair.ask`. Its reply is for `accepted` to judge."""
+        return self._pair.ask(ask, answered)
+
+    async def accepted(self, reply: Reply, ask: Template) -> Reply:
+        """The reply to `ask`, or the one to asking again, if it is a success; the errors are those of `request`."""
         try:
             return _checked(reply)
         except LeaseLostError as error:

@@ -31,17 +31,19 @@ from renewer.errors import (
     TransientError,
     UsageError,
 )
+from renewer.targets.servicebus.lockrenewals import LockRenewal
 from renewer.targets.servicebus.locktokens import parse_lock_token
 from renewer.targets.servicebus.settling import check_settlement
 from renewer.targets.servicebus.verdicts import copy_of, is_unusable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from anyio.abc import TaskStatus
 
     from renewer.core.model import LeaseId, LeaseSpec
-    from renewer.ports import Clock, Settlement
+    from renewer.ports import Clock, PendingRenewal, Settlement
     from renewer.targets.servicebus.durations import LockDurations
     from renewer.targets.servicebus.lockbatches import Renewed
     from renewer.targets.servicebus.lockclock import LockClock
@@ -98,11 +100,23 @@ class MessageLocks:
             return await self.acquire(spec, epoch)
         if kept.epoch != epoch:
             raise LeaseLostError("the lease is not held", reason=LossReason.DETACHED)
+        return await self._renew(kept)
+
+    def begin_renewal(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """See `BeginsRenewals`."""
+        kept = self._kept.get(spec.id)
+        if kept is None or kept.epoch != epoch:
+            return None
+        renewal = LockRenewal(self, kept, answered)
         try:
-            return await self._renew(kept)
-        except (LeaseLostError, MessageSettledError):
-            self._forget(kept)
-            raise
+            renewal.wish = self._wire.ask(
+                kept, lock_s=kept.lock.duration_s, deadline=kept.expires_at, done=renewal.on_answer
+            )
+        except TransientError:
+            return None
+        return None if renewal.wish is None else renewal
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Stop renewing. The lock is its receiver's, who settles the message or lets the lock expire."""
@@ -178,17 +192,22 @@ class MessageLocks:
             deadline = kept.expires_at or self._clock.now() + kept.lock.duration_s / 2
             renewed = await self._wire.renew(kept, lock_s=kept.lock.duration_s, deadline=deadline)
         except LeaseLostError as error:
-            if error.reason == LossReason.EXPIRED:
-                raise await self._over(kept, error) from None
-            raise
-        return self._grant(kept, renewed)
+            raise await self.lost(kept, error) from None
+        return self.granted(kept, renewed)
 
-    def _grant(self, kept: _Kept, renewed: Renewed) -> Grant:
+    def granted(self, kept: _Kept, renewed: Renewed) -> Grant:
+        """Take in that the lock was renewed."""
         self._durations.measure(
             kept.lock, renewed.locked_until, sent_at=renewed.sent_at, received_at=renewed.received_at
         )
         kept.expires_at = max(kept.expires_at, renewed.sent_at + kept.lock.duration_s)
         return Grant(anchored_at=renewed.sent_at, duration_s=kept.lock.duration_s, locked_until=renewed.locked_until)
+
+    async def lost(self, kept: _Kept, error: LeaseLostError) -> LeaseLostError | MessageSettledError:
+        """What to raise where a renewal found that the lock cannot be kept; it is kept no longer."""
+        over = await self._over(kept, error) if error.reason == LossReason.EXPIRED else error
+        self._forget(kept)
+        return over
 
     async def _over(self, kept: _Kept, error: LeaseLostError) -> LeaseLostError | MessageSettledError:
         """What to raise now that the broker says that the lock is over. See the rules above."""

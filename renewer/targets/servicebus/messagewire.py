@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from renewer.ports import Settlement
-    from renewer.targets.servicebus.lockbatches import LockBatches, Renewed
+    from renewer.targets.servicebus.lockbatches import Done, LockBatches, Renewed, Wish
     from renewer.targets.servicebus.routes import Routes
 
 SERVER_TIMEOUT_S: Final = 10.0
@@ -60,6 +60,10 @@ class MessageWire(Protocol):
 
     async def renew(self, message: LockedMessage, *, lock_s: float, deadline: float) -> Renewed:
         """Renew the lock, which ends at `deadline` (monotonic) if it is not."""
+        ...
+
+    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
+        """Renew the lock together with others, see `LockBatches.ask`; None where each has a request of its own."""
         ...
 
     def withdraw(self, message: LockedMessage) -> None:
@@ -107,6 +111,11 @@ class ManagementWire:
         return await self._batches.renew(
             self._routes.place(message.entity), message.token, lock_s=lock_s, deadline=deadline
         )
+
+    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
+        """Renew the lock, together with others."""
+        place = self._routes.place(message.entity)
+        return self._batches.ask(place, message.token, lock_s=lock_s, deadline=deadline, done=done)
 
     def withdraw(self, message: LockedMessage) -> None:
         """Have no batch spoiled by it."""

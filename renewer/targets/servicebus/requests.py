@@ -25,6 +25,7 @@ from renewer.amqp import (
 )
 from renewer.errors import AmqpProtocolError, RemoteError, TransientError
 from renewer.targets.servicebus.envelope import Reply, Template, correlation_key, read_reply
+from renewer.targets.servicebus.request import Request, message_ids
 from renewer.targets.servicebus.verdicts import copy_of, describe, pair_refused
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ STALLED_S: Final = 1.5
 UNANSWERED_S: Final = 1.0
 """A request that was given up sooner than this says nothing about the broker."""
 
+SETTLED_AT_ONCE: Final = 200
+"""Replies are settled with the next requests, or when `pump` is called; but no more than so many wait for that."""
+
 _REOPEN_BASE_S: Final = 0.1
 _REOPEN_CAP_S: Final = 5.0
 
@@ -65,7 +69,7 @@ class RequestPair:
         *,
         window: int,
         prepare: Callable[[RemoteError | None], Awaitable[None]] | None = None,
-        registry: dict[bytes, _Request] | None = None,
+        registry: dict[bytes, Request] | None = None,
     ) -> None:
         self._carrier = carrier
         self.address = address
@@ -78,12 +82,14 @@ class RequestPair:
         self._settled = anyio.Event()
         self._trouble: RemoteError | None = None
         self._failures = 0
-        self._queue: dict[_Request, None] = {}
-        self._sent: dict[bytes, _Request] = {}
-        self._registry: dict[bytes, _Request] = {} if registry is None else registry
+        self._ids = message_ids()
+        self._queue: dict[Request, None] = {}
+        self._sent: dict[bytes, Request] = {}
+        self._registry: dict[bytes, Request] = {} if registry is None else registry
         self._replied_at = 0.0
-        self._deliveries: dict[Delivery, _Request] = {}
-        self._counted: deque[_Request] = deque()
+        self._deliveries: dict[Delivery, Request] = {}
+        self._unsettled: list[Delivery] = []
+        self._counted: deque[Request] = deque()
         self._in_window = 0
 
     @property
@@ -115,19 +121,31 @@ class RequestPair:
 
         TransientError when the links or the connection go down before the reply is there.
         """
+        over = anyio.Event()
+        request = self.ask(template, lambda _: over.set())
+        try:
+            await over.wait()
+        finally:
+            request.cancel()
+        return request.result()
+
+    def ask(self, template: Template, answered: Callable[[Request], None]) -> Request:
+        """Send as soon as window and credit allow; no task is needed to wait for the reply.
+
+        `answered` is called once, with the request, when it has its result, be that before this returns; never after
+        `cancel`. Who gets an error there may be told while links or connection are going down. TransientError if the
+        pair is closed.
+        """
         if self._is_closed:
             raise TransientError(f"{self.address} is closed", kind="network")
-        request = _Request(template, self, self._carrier.now())
+        request = Request(template, self, self._carrier.now(), answered)
+        self._queue[request] = None
         try:
-            self._queue[request] = None
             self.pump()
-            await request.done.wait()
-        finally:
-            self._drop(request)
-        if request.error is not None:
-            raise request.error
-        assert request.reply is not None  # noqa: S101 - done is set after one of the two
-        return request.reply
+        except BaseException:
+            self.forget(request)
+            raise
+        return request
 
     def open_soon(self) -> None:
         """Attach the links, if that has not been done or begun."""
@@ -142,6 +160,9 @@ class RequestPair:
 
     def pump(self) -> None:
         """Send what may be sent. Called whenever that may have changed, and now and then for the window's sake."""
+        if self._unsettled:
+            self._settle_replies()
+            self._carrier.flush()
         if not self._queue:
             return
         sender = self._sender
@@ -159,9 +180,9 @@ class RequestPair:
         """Fail everything that waits, and never open again. The links are detached if they can be."""
         self._is_closed = True
         self._trouble = error
-        self._fail([*self._queue, *self._sent.values()], error)
         self._detach()
         self._settled.set()
+        self._fail([*self._queue, *self._sent.values()], error)
 
     # Events of the two links ----------------------------------------------------------------------------------------
 
@@ -174,14 +195,14 @@ class RequestPair:
         """One of the links is gone, or was refused: so is the pair."""
         if self._sender is None or (by_us and not self._was_oversized()):
             return
-        self._trouble = pair_refused(error, self.address)
+        trouble = self._trouble = pair_refused(error, self.address)
         self._detach()
-        self._fail(list(self._sent.values()), self._trouble)
         self._settled.set()
         if not self._is_opening:
             self._failures += 1
             if self._queue:
                 self.open_soon()
+        self._fail(list(self._sent.values()), trouble)
 
     def on_credit(self) -> None:
         """The broker takes more requests."""
@@ -189,8 +210,10 @@ class RequestPair:
 
     def on_delivery(self, delivery: Delivery) -> None:
         """A reply, to somebody or nobody."""
-        if not delivery.settled and isinstance(delivery.link, ReceiverLink):
-            delivery.link.settle(delivery, Accepted())
+        if not delivery.settled:
+            self._unsettled.append(delivery)
+            if len(self._unsettled) >= SETTLED_AT_ONCE:
+                self._settle_replies()
         try:
             message = Message.decode(delivery.payload)
         except AmqpProtocolError:
@@ -206,11 +229,12 @@ class RequestPair:
         request.reply = read_reply(message, request.sent_at, now)
         request.home.on_reply(request, now)
 
-    def on_reply(self, request: _Request, now: float) -> None:
+    def on_reply(self, request: Request, now: float) -> None:
         """A request of this pair was answered, be it on the links of another."""
         self._failures, self._replied_at = 0, now
         self._finish(request)
-        self.pump()
+        if self._queue:
+            self.pump()
 
     def on_updated(self, delivery: Delivery, state: DeliveryState | None, *, settled: bool) -> None:
         """The broker took a request, or would not."""
@@ -237,8 +261,8 @@ class RequestPair:
         except RemoteError as error:
             self._failures += 1
             self._trouble = error
-            self._fail([*self._queue, *self._sent.values()], error)
             self._detach()
+            self._fail([*self._queue, *self._sent.values()], error)
         finally:
             self._is_opening = False
         self.pump()
@@ -285,6 +309,7 @@ class RequestPair:
         return self._receiver is not None and self._receiver.state in (LinkState.DETACHING, LinkState.DETACHED)
 
     def _detach(self) -> None:
+        self._settle_replies()
         links = (self._sender, self._receiver)
         self._sender = self._receiver = None
         for link in links:
@@ -299,35 +324,42 @@ class RequestPair:
             self._uncount(self._counted.popleft())
         return self._in_window < self._window
 
-    def _uncount(self, request: _Request) -> None:
+    def _uncount(self, request: Request) -> None:
         if request.counts:
             request.counts = False
             self._in_window -= 1
 
-    def _send(self, sender: SenderLink, request: _Request, now: float) -> None:
-        message_id = uuid4()
-        request.key, request.sent_at, request.counts = message_id.bytes, now, True
-        self._sent[request.key] = self._registry[request.key] = request
+    def _send(self, sender: SenderLink, request: Request, now: float) -> None:
+        key = request.key = next(self._ids)
+        request.sent_at, request.counts = now, True
+        self._sent[key] = self._registry[key] = request
         self._counted.append(request)
         self._in_window += 1
         try:
-            request.delivery = sender.send(request.template.render(message_id))
+            request.delivery = sender.send(request.template.render(key))
         except AmqpProtocolError as error:
             refusal = TransientError(f"{self.address}: {error}", kind="server", condition=error.condition)
             self._fail([request], refusal)
             return
         self._deliveries[request.delivery] = request
 
-    def _finish(self, request: _Request) -> None:
-        self._drop(request)
-        request.done.set()
+    def _settle_replies(self) -> None:
+        """Replies that came together are settled together: each by itself costs a frame, and most often a write."""
+        unsettled, self._unsettled = self._unsettled, []
+        if unsettled and isinstance(unsettled[0].link, ReceiverLink):
+            unsettled[0].link.settle_all(unsettled, Accepted())
 
-    def _fail(self, requests: list[_Request], error: RemoteError) -> None:
+    def _finish(self, request: Request) -> None:
+        self.forget(request)
+        request.tell()
+
+    def _fail(self, requests: list[Request], error: RemoteError) -> None:
         for request in requests:
-            request.error = copy_of(error)
-            self._finish(request)
+            if not request.is_cancelled:
+                request.error = copy_of(error)
+                self._finish(request)
 
-    def _drop(self, request: _Request) -> None:
+    def forget(self, request: Request) -> None:
         """Forget a request that is answered, failed, or that nobody waits for any longer."""
         self._queue.pop(request, None)
         self._uncount(request)
@@ -341,23 +373,3 @@ class RequestPair:
             if self._deliveries.pop(delivery, None) is not None and isinstance(delivery.link, SenderLink):
                 # A broker that never settles must not make us remember every request.
                 delivery.link.settle(delivery)
-
-
-class _Request:
-    __slots__ = ("asked_at", "counts", "delivery", "done", "error", "home", "key", "reply", "sent_at", "template")
-
-    def __init__(self, template: Template, home: RequestPair, now: float) -> None:
-        self.template = template
-        self.home = home
-        self.asked_at = now
-        self.done = anyio.Event()
-        self.reply: Reply | None = None
-        self.error: RemoteError | None = None
-        self.key = b""
-        self.sent_at = 0.0
-        self.counts = False
-        self.delivery: Delivery | None = None
-
-    @property
-    def is_unanswered(self) -> bool:
-        return self.reply is None and self.error is None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from renewer.errors import TransientKind
     from renewer.ports import Clock, Settlement
     from renewer.targets.servicebus.credentials import TokenProvider
+    from renewer.targets.servicebus.lockbatches import Done, Wish
     from renewer.targets.servicebus.messagewire import LockedMessage
     from renewer.targets.servicebus.options import NamespaceOptions
     from renewer.targets.servicebus.pacing import Pace
@@ -96,6 +97,10 @@ class RestWire:
             )
         if settlement.properties:
             raise ConflictError("over REST the properties of a message cannot be changed; leave them out")
+
+    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
+        """REST renews one lock at a time."""
+        return None
 
     async def renew(self, message: LockedMessage, *, lock_s: float, deadline: float) -> Renewed:
         """Renew the lock. LeaseLostError if it is over, or the message is named by nothing that REST knows."""

@@ -23,6 +23,7 @@ class Routes:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._routes: dict[str, _Route] = {}
+        self._places: dict[str, RoutedPlace] = {}
 
     def enter(self, entity: str) -> None:
         """Somebody will have requests for the entity, until `leave`: its connection is kept."""
@@ -34,11 +35,17 @@ class Routes:
         route.users -= 1
         if not route.users:
             del self._routes[entity]
+            self._places.pop(entity, None)
             self._quit(route)
 
     def place(self, entity: str) -> RoutedPlace:
         """The entity as a place for requests; equal for the same one."""
-        return RoutedPlace(self, entity)
+        place = self._places.get(entity)
+        if place is None:
+            place = RoutedPlace(self, entity)
+            if entity in self._routes:
+                self._places[entity] = place
+        return place
 
     async def request(self, entity: str, ask: Template) -> Reply:
         """Send a request to the entity's management node. The errors are those of `Management.request`."""

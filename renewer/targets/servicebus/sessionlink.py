@@ -53,6 +53,23 @@ class SessionLink:
     the broker's word on the lock in `locked_until` (epoch seconds, None if it gave none). Moments are monotonic.
     """
 
+    __slots__ = (
+        "_gone",
+        "_link",
+        "_refusal",
+        "_settled",
+        "_wanted",
+        "carrier",
+        "entity",
+        "granted_at",
+        "locked_until",
+        "name",
+        "sent_at",
+        "session_id",
+        "stage",
+        "user",
+    )
+
     def __init__(self, carrier: BrokerConnection, entity: str, wanted: str | None) -> None:
         self.carrier = carrier
         self.entity = entity
@@ -65,8 +82,9 @@ class SessionLink:
         self.user: LinkUser | None = None
         self._wanted = wanted
         self._link: ReceiverLink | None = None
-        self._settled = anyio.Event()
-        self._gone = anyio.Event()
+        # An event takes as much memory as all of this: they are there while somebody waits for them.
+        self._settled: anyio.Event | None = None
+        self._gone: anyio.Event | None = None
         self._refusal: RemoteError | None = None
 
     async def attach(
@@ -80,6 +98,7 @@ class SessionLink:
         properties: dict[object, object] = {Symbol("com.microsoft:receiver-name"): self.name}
         if self._wanted is None:
             properties[Symbol("com.microsoft:timeout")] = Uint(1000 * server_timeout_s)
+        settled = self._settled = anyio.Event()
         self.sent_at = self.carrier.now()
         try:
             self._link = channel.session.attach_receiver(
@@ -99,7 +118,7 @@ class SessionLink:
         self.carrier.flush()
         try:
             with anyio.move_on_after(timeout_s) as scope:
-                await self._settled.wait()
+                await settled.wait()
             if scope.cancelled_caught:
                 if self._wanted is not None:
                     self.carrier.unanswered()
@@ -111,6 +130,8 @@ class SessionLink:
         except BaseException:
             self.let_go()
             raise
+        finally:
+            self._settled = None
 
     def let_go(self) -> None:
         """Detach, so that the broker frees the session. What is then heard of the link is no loss."""
@@ -123,11 +144,14 @@ class SessionLink:
 
     async def wait_gone(self, timeout_s: float) -> bool:
         """Wait for the broker to confirm that the link is gone; False if that takes too long."""
-        if self._link is None:
+        if self._link is None or self.stage is Stage.GONE:
             return True
+        gone = self._gone
+        if gone is None:
+            gone = self._gone = anyio.Event()
         with anyio.move_on_after(timeout_s):
-            await self._gone.wait()
-        return self._gone.is_set()
+            await gone.wait()
+        return gone.is_set()
 
     # Messages -------------------------------------------------------------------------------------------------------
 
@@ -163,21 +187,28 @@ class SessionLink:
         try:
             self.session_id = self._granted_id(remote)
             self.stage = Stage.HELD
+            if self._link is not None:
+                self._link.forget_terms()
         except RemoteError as error:
             self._refusal = error
-        self._settled.set()
+        self._settle()
 
     def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
         """The link is gone: refused, lost, or given up."""
         stage, self.stage = self.stage, Stage.GONE
-        self._gone.set()
+        if self._gone is not None:
+            self._gone.set()
         if stage is Stage.ATTACHING and not by_us:
             self.carrier.answered()
             self._refusal = self.carrier.trouble() or self._refused(error)
-            self._settled.set()
+            self._settle()
         elif stage is Stage.HELD:
             self._refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
             self.carrier.lost(self, error)
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
 
     def _refused(self, error: AmqpError | None) -> RemoteError:
         if self._link is not None and self._link.session.state is SessionState.ENDED:

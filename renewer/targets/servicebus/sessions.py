@@ -15,18 +15,21 @@ from renewer.targets.servicebus.ceilings import OUR_LIMIT, Ceiling, is_too_many
 from renewer.targets.servicebus.channels import NoRoomError
 from renewer.targets.servicebus.connection import NEXT_SESSION_GRACE_S
 from renewer.targets.servicebus.deliveries import PastEpochs, read_handle, unknown_handle
+from renewer.targets.servicebus.heldlock import HeldLock, SessionRenewal
 from renewer.targets.servicebus.heldsession import HeldSession
-from renewer.targets.servicebus.managementops import read_expiration, renew_session_lock
+from renewer.targets.servicebus.managementops import read_expiration
 from renewer.targets.servicebus.verdicts import copy_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from renewer.core.model import LeaseId, LeaseSpec
+    from renewer.errors import RemoteError
     from renewer.messages import InFlight
-    from renewer.ports import Clock, ReportLoss, Settlement
+    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement
     from renewer.targets.servicebus.connection import BrokerConnection
     from renewer.targets.servicebus.durations import LockDurations
-    from renewer.targets.servicebus.envelope import Template
-    from renewer.targets.servicebus.lockclock import LockClock
+    from renewer.targets.servicebus.envelope import Reply
     from renewer.targets.servicebus.options import NamespaceOptions
     from renewer.targets.servicebus.pool import Pool
     from renewer.targets.servicebus.sessionlink import SessionLink
@@ -60,8 +63,8 @@ class SessionLocks:
         self._durations = durations
         self._report_loss = report_loss
         self._clock = clock
-        self._held: dict[LeaseId, _Held] = {}
-        self._by_link: dict[SessionLink, _Held] = {}
+        self._held: dict[LeaseId, HeldLock] = {}
+        self._by_link: dict[SessionLink, HeldLock] = {}
         self._held_of: Counter[str] = Counter()
         self._asked_of: Counter[str] = Counter()
         self._ceilings: dict[str, Ceiling] = {}
@@ -93,9 +96,9 @@ class SessionLocks:
             link,
             epoch,
             message_size_limit=self._options.message_size_limit,
-            on_lock_lost=lambda detail: self._on_lock_lost(link, detail),
+            on_lock_lost=self._on_lock_lost,
         )
-        held = _Held(spec.id, epoch, link, session, self._durations.begin(spec))
+        held = HeldLock(spec.id, epoch, link, session, self._durations.begin(spec))
         self._held[spec.id] = held
         self._by_link[link] = held
         self._held_of[link.entity] += 1
@@ -106,14 +109,27 @@ class SessionLocks:
         held = self._held.get(spec.id)
         if held is None or held.epoch != epoch:
             raise LeaseLostError("the lease is not held", reason=LossReason.DETACHED)
-        link = held.link
-        if held.renewal is None:
-            held.renewal = renew_session_lock(
-                link.entity, link_name=link.name, session_id=link.session_id or "", lock_s=held.lock.duration_s
-            )
+        return await self.renewed(held, held.management.request(held.renewal()))
+
+    def begin_renewal(
+        self,
+        spec: LeaseSpec,
+        epoch: int,
+        answered: Callable[[PendingRenewal], None],
+        *,
+        note: Callable[[RemoteError], None],
+    ) -> PendingRenewal | None:
+        """See `BeginsRenewals`; `note` is told of errors."""
+        held = self._held.get(spec.id)
+        if held is None or held.epoch != epoch:
+            return None
+        renewal = SessionRenewal(self, held, answered, note)
+        return renewal if renewal.ask() else None
+
+    async def renewed(self, held: HeldLock, reply: Awaitable[Reply]) -> Grant:
+        """What a renewal comes to once this reply to it is there."""
         try:
-            reply = await link.carrier.management(link.entity).request(held.renewal)
-            locked_until = read_expiration(reply)
+            return self.granted(held, await reply)
         except LeaseLostError as error:
             self._note_early_end(held, error.reason)
             held.is_told = True
@@ -122,14 +138,23 @@ class SessionLocks:
             if held.loss is not None:
                 raise LeaseLostError(held.loss.detail, reason=held.loss.reason) from None
             raise
+
+    def granted(self, held: HeldLock, reply: Reply) -> Grant:
+        """What a successful reply grants. TransientError if it does not say."""
+        locked_until = read_expiration(reply)
         self._durations.measure(held.lock, locked_until, sent_at=reply.sent_at, received_at=reply.received_at)
         held.anchored_at = max(held.anchored_at, reply.sent_at)
         return Grant(
             anchored_at=reply.sent_at,
             duration_s=held.lock.duration_s,
             locked_until=locked_until,
-            session_id=link.session_id,
+            session_id=held.link.session_id,
         )
+
+    def ends_at(self, lease_id: LeaseId) -> float | None:
+        """Until when the lock of this lease is known to be held (monotonic); None if it is not."""
+        held = self._held.get(lease_id)
+        return None if held is None else held.anchored_at + held.lock.duration_s
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Detach, which frees the session at once. TransientError when the broker does not confirm it in time."""
@@ -260,7 +285,7 @@ class SessionLocks:
         left_s = anyio.current_effective_deadline() - anyio.current_time() - NEXT_SESSION_GRACE_S
         return max(1.0, min(self._options.next_session_timeout_s, left_s))
 
-    def _first_grant(self, spec: LeaseSpec, held: _Held) -> Grant:
+    def _first_grant(self, spec: LeaseSpec, held: HeldLock) -> Grant:
         link = held.link
         self._durations.measure(held.lock, link.locked_until, sent_at=link.sent_at, received_at=link.granted_at)
         # The broker may have granted at any time since it was asked. If that is long, only a renewal tells more.
@@ -289,7 +314,7 @@ class SessionLocks:
         if held is not None:
             self._tell(held, LossReason.EXPIRED, detail)
 
-    def _tell(self, held: _Held, reason: LossReason, detail: str) -> None:
+    def _tell(self, held: HeldLock, reason: LossReason, detail: str) -> None:
         """Report a loss, once."""
         self._note_early_end(held, reason)
         detail += self._lose(held, reason, detail)
@@ -298,7 +323,7 @@ class SessionLocks:
             held.is_told = True
             self._report_loss(held.loss)
 
-    def _lose(self, held: _Held, reason: str, detail: str) -> str:
+    def _lose(self, held: HeldLock, reason: str, detail: str) -> str:
         """End what is under way in a session that is lost; what to say of its messages."""
 
         def lost() -> RenewerError:
@@ -310,17 +335,17 @@ class SessionLocks:
         self._past.add(held.lease_id, past, reason)
         return past.told()
 
-    def _part(self, held: _Held) -> None:
+    def _part(self, held: HeldLock) -> None:
         """End what is under way in a session that is given back."""
         past = held.session.end(lambda: ConflictError("the session was released meanwhile"))
         if past is not None:
             self._past.add(held.lease_id, past, None)
 
-    def _note_early_end(self, held: _Held, reason: str) -> None:
+    def _note_early_end(self, held: HeldLock, reason: str) -> None:
         if reason == LossReason.EXPIRED and not held.is_told:
             self._durations.expired(held.lease_id, held.lock, held.anchored_at)
 
-    def _forget(self, held: _Held) -> None:
+    def _forget(self, held: HeldLock) -> None:
         """The lease is no longer held; its link is on its own."""
         if self._held.get(held.lease_id) is held:
             del self._held[held.lease_id]
@@ -336,20 +361,3 @@ class SessionLocks:
 def _is_one_too_many(error: TransientError) -> bool:
     """Whether the session was refused, and not the connection, because there are as many as the broker allows."""
     return error.kind == "busy" and is_too_many(error)
-
-
-class _Held:
-    """A session that is held: which link, and what its lock is known to be."""
-
-    __slots__ = ("anchored_at", "epoch", "is_told", "lease_id", "link", "lock", "loss", "renewal", "session")
-
-    def __init__(self, lease_id: LeaseId, epoch: int, link: SessionLink, session: HeldSession, lock: LockClock) -> None:
-        self.lease_id = lease_id
-        self.epoch = epoch
-        self.link = link
-        self.session = session
-        self.lock = lock
-        self.anchored_at = 0.0
-        self.renewal: Template | None = None
-        self.loss: LinkLost | None = None
-        self.is_told = False

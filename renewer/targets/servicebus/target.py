@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, TaskStatus
 
-    from renewer.core.model import Grant, LeaseId, LeaseSpec
+    from renewer.core.model import Grant, LeaseSpec
     from renewer.messages import InFlight, ReceivedMessage
-    from renewer.ports import Clock, ReportLoss, Settlement
+    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement
     from renewer.targets.servicebus.credentials import TokenProvider
     from renewer.targets.servicebus.messagewire import MessageWire
     from renewer.targets.servicebus.options import NamespaceOptions
@@ -87,7 +87,6 @@ class ServiceBusTarget:
         self._sessions = SessionLocks(options, self._pool, self._durations, report_loss, clock)
         self._pace = Pace(clock, self.name)
         self._messages = MessageLocks(self._message_wire(), self._durations, self._pace, clock)
-        self._expires: dict[LeaseId, float] = {}
         self._handles = Handles(options.links_per_session)
         self._stopping = anyio.Event()
 
@@ -163,24 +162,29 @@ class ServiceBusTarget:
             raise LeaseLostError(NO_SESSIONS.format(name=self.name), reason=LossReason.REFUSED)
         self._pace.admit_newcomer()
         with self._noting():
-            grant = await self._sessions.acquire(spec, epoch)
-        self._expires[spec.id] = grant.anchored_at + grant.duration_s
-        return grant
+            return await self._sessions.acquire(spec, epoch)
 
     async def renew(self, spec: LeaseSpec, epoch: int) -> Grant:
         """Renew the lock. LeaseLostError when the broker says that it is gone, or when it is not held as this epoch."""
         if spec.kind is LeaseKind.MESSAGE:
             return await self._messages.renew(spec, epoch)
-        await self._pace.turn(self._expires.get(spec.id, self._clock.now()), key=spec.id)
+        ends_at = self._sessions.ends_at(spec.id)
+        await self._pace.turn(self._clock.now() if ends_at is None else ends_at, key=spec.id)
         with self._noting():
-            grant = await self._sessions.renew(spec, epoch)
-        if spec.id in self._expires:
-            self._expires[spec.id] = grant.anchored_at + grant.duration_s
-        return grant
+            return await self._sessions.renew(spec, epoch)
+
+    def begin_renewal(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """Renew the lock without a task that waits. See `BeginsRenewals`."""
+        if spec.kind is LeaseKind.MESSAGE:
+            return self._messages.begin_renewal(spec, epoch, answered)
+        if self._pace.is_slowed:
+            return None
+        return self._sessions.begin_renewal(spec, epoch, answered, note=self._pace.note)
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Free the session, or stop renewing the message's lock."""
-        self._expires.pop(spec.id, None)
         await self._locks(spec).release(spec, epoch)
 
     async def get_state(self, spec: LeaseSpec, epoch: int) -> bytes | None:

@@ -1,0 +1,249 @@
+"""Renewals that have no task of their own go as all others do, and stalls of the event loop cost no lock."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from renewer.core.effects import LeaseNews
+from renewer.core.events import LeaseReleaseRequested
+from renewer.core.model import Grant
+from renewer.core.states import LeaseState, LossReason
+from renewer.core.timing import RenewalPolicy
+from renewer.daemon.lanes import LaneLimits
+from renewer.errors import LeaseLostError, TransientError
+from tests.daemon.daemon_rig import FakeBroker, PendingBroker, Rig
+from tests.daemon.virtualtime import stall
+
+pytestmark = pytest.mark.anyio
+
+
+class Measured:
+    """Counts what is measured."""
+
+    def __init__(self) -> None:
+        self.lateness_s: list[float] = []
+        self.durations_s: list[float] = []
+
+    def attempt_started(self, kind: str, lateness_s: float) -> None:
+        if kind == "renew":
+            self.lateness_s.append(lateness_s)
+
+    def renewal_answered(self, duration_s: float) -> None:
+        self.durations_s.append(duration_s)
+
+
+async def test_a_lease_is_renewed_at_half_its_lock_and_measured(clock):
+    measured = Measured()
+    rig = Rig(clock, PendingBroker(), observer=measured)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(60)
+        assert rig.lease(spec).state is LeaseState.HELD
+        assert rig.lease(spec).min_margin_s >= 4.9
+    renewed = len(rig.heard.of(LeaseNews.RENEWED))
+    assert 11 <= renewed <= 14
+    assert rig.broker.begun == len(measured.lateness_s) == len(measured.durations_s) == renewed
+    assert max(measured.lateness_s) == pytest.approx(0.0, abs=1e-6)
+    assert measured.durations_s == pytest.approx([0.005] * renewed)
+
+
+async def test_what_fails_is_told_and_tried_again(clock):
+    def before(_spec, number):
+        if number == 2:
+            raise TransientError("server busy", kind="busy")
+
+    measured = Measured()
+    rig = Rig(clock, PendingBroker(before=before), observer=measured)
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(30)
+        assert rig.lease(spec).state is LeaseState.HELD
+    (failed,) = rig.heard.of(LeaseNews.RENEW_FAILED)
+    assert (failed.failure, failed.detail) == ("busy", "server busy")
+    assert rig.broker.begun == len(measured.lateness_s) == len(measured.durations_s)
+
+
+async def test_the_brokers_final_word_is_the_end_of_the_epoch(clock):
+    def before(_spec, number):
+        if number == 2:
+            raise LeaseLostError("the lock is gone", reason=LossReason.EXPIRED)
+
+    rig = Rig(clock, PendingBroker(before=before))
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(30)
+        assert rig.lease(spec).epoch == 2
+    (lost,) = rig.heard.of(LeaseNews.LOST)
+    assert (lost.reason, lost.detail) == (LossReason.EXPIRED, "the lock is gone")
+
+
+async def test_answers_that_come_after_the_next_attempt_began_count(clock):
+    rig = Rig(clock, PendingBroker(duration_s=5.0, latency_s=1.5))
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(60)
+        assert rig.lease(spec).losses == 0
+        # A renewal is due at half the lock, up to a tenth of that earlier, and is answered 1.5 s later.
+        assert 0.99 <= rig.lease(spec).min_margin_s <= 1.3
+    assert rig.heard.of(LeaseNews.AT_RISK) == []
+
+
+async def test_a_renewal_that_nobody_wants_any_longer_is_cancelled(clock):
+    rig = Rig(clock, PendingBroker(latency_s=2.0))
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(5.2)
+        assert rig.broker.under_way == 1
+        rig.supervisor.post(LeaseReleaseRequested(spec.id))
+        await rig.supervisor.released(spec.id)
+        assert rig.broker.under_way == 0
+        assert rig.broker.cancelled == 1
+        await anyio.sleep(10)
+    assert rig.heard.of(LeaseNews.RENEWED) == []
+    assert rig.lease(spec).state is LeaseState.RELEASED
+
+
+async def test_a_renewal_that_is_never_answered_is_given_up_when_it_can_save_nothing_any_longer(clock):
+    async def before(_spec, number):
+        if number == 1:
+            await anyio.sleep_forever()
+
+    rig = Rig(clock, PendingBroker(before=before))
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(18)
+        assert rig.broker.cancelled == 0
+        await anyio.sleep(5)
+        assert rig.broker.cancelled == 1
+        assert rig.lease(spec).state is LeaseState.HELD
+        assert rig.lease(spec).losses == 0
+
+
+async def test_renewals_without_tasks_are_bounded_like_those_with(clock):
+    rig = Rig(clock, PendingBroker(duration_s=30.0, latency_s=0.1), limits=LaneLimits(renew=10))
+    async with rig.running():
+        specs = [rig.hold(f"s{number}") for number in range(500)]
+        await anyio.sleep(300)
+        assert all(rig.lease(spec).state is LeaseState.HELD for spec in specs)
+    assert rig.broker.most_under_way == 10
+    assert rig.broker.expired == 0
+
+
+async def test_where_nothing_can_be_asked_without_a_task_there_is_one(clock):
+    class Choosy(PendingBroker):
+        def begin_renewal(self, spec, epoch, answered):
+            return None if self.renewals % 2 else super().begin_renewal(spec, epoch, answered)
+
+    rig = Rig(clock, Choosy())
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(60)
+        assert rig.lease(spec).min_margin_s >= 4.9
+    assert 0 < rig.broker.begun < rig.broker.renewals
+
+
+async def test_a_bug_there_costs_nobody_anything(clock, capsys):
+    class Broken(PendingBroker):
+        def begin_renewal(self, spec, epoch, answered):
+            raise ZeroDivisionError
+
+    rig = Rig(clock, Broken())
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(60)
+        assert rig.lease(spec).min_margin_s >= 4.9
+    assert rig.heard.of(LeaseNews.RENEW_FAILED) == []
+
+
+async def test_an_answer_that_is_there_at_once_is_taken_in(clock):
+    class Prompt(PendingBroker):
+        def begin_renewal(self, spec, epoch, answered):
+            self.begun += 1
+            renewal = Answered(Grant(anyio.current_time(), self.duration_s))
+            answered(renewal)
+            return renewal
+
+    rig = Rig(clock, Prompt())
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(60)
+        assert rig.lease(spec).min_margin_s >= 4.9
+    assert rig.broker.begun == len(rig.heard.of(LeaseNews.RENEWED)) > 10
+
+
+class Answered:
+    """A renewal that was granted."""
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+
+    async def finish(self) -> Grant:
+        raise AssertionError
+
+    def cancel(self) -> None:
+        raise AssertionError
+
+
+# Stalls -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lock_s", "stall_s"), [(5.0, 2.0), (30.0, 10.0)])
+@pytest.mark.parametrize("kind", [FakeBroker, PendingBroker])
+async def test_stalls_of_the_event_loop_that_half_a_lock_allows_lose_none_of_a_thousand(clock, kind, lock_s, stall_s):
+    rig = Rig(clock, kind(duration_s=lock_s))
+    async with rig.running():
+        specs = [rig.hold(f"s{number}") for number in range(1_000)]
+        for _ in range(2):
+            await anyio.sleep(1.17 * lock_s)
+            stall(stall_s)
+        await anyio.sleep(lock_s / 2)
+        assert all(rig.lease(spec).losses == 0 for spec in specs)
+        # Due at half the lock, and a little for the way to the broker and back.
+        assert min(rig.lease(spec).min_margin_s for spec in specs) > lock_s / 2 - stall_s - 0.05
+    assert rig.heard.of(LeaseNews.AT_RISK, LeaseNews.LOST) == []
+    assert rig.broker.expired == 0
+
+
+@pytest.mark.parametrize("kind", [FakeBroker, PendingBroker])
+async def test_after_a_stall_the_lock_that_ends_first_is_renewed_first(clock, kind):
+    class Mixed(kind):
+        """Locks of 5 s and of 30 s; notes in which order they are asked for."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked_for: list[float] = []
+
+        async def acquire(self, spec, epoch):
+            grant = await super().acquire(spec, epoch)
+            return Grant(grant.anchored_at, self._lock_s(spec), session_id=grant.session_id)
+
+        def begin_renewal(self, spec, epoch, answered):
+            if kind is FakeBroker:
+                return None
+            self.asked_for.append(rig.lease(spec).expires_at)
+            return super().begin_renewal(spec, epoch, answered)
+
+        async def renew(self, spec, epoch):
+            if kind is FakeBroker:
+                self.asked_for.append(rig.lease(spec).expires_at)
+            grant = await super().renew(spec, epoch)
+            return Grant(grant.anchored_at, self._lock_s(spec))
+
+        def _lock_s(self, spec) -> float:
+            return 5.0 if spec.id.startswith("short") else 30.0
+
+    rig = Rig(clock, Mixed())
+    async with rig.running():
+        for number in range(100):
+            rig.hold(f"short-{number}", RenewalPolicy(jitter=0.3))
+            rig.hold(f"long-{number}", RenewalPolicy(jitter=0.3))
+            await anyio.sleep(0.1)
+        await anyio.sleep(31.7)
+        rig.broker.asked_for.clear()
+        stall(2.0)
+        await anyio.sleep(0.001)
+        asked_for = list(rig.broker.asked_for)
+    assert len(asked_for) > 60
+    assert asked_for == sorted(asked_for)
+    assert max(asked_for) - min(asked_for) > 5.0

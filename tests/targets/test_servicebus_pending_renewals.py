@@ -1,0 +1,126 @@
+"""Renewals of sessions that no task waits for, and how their replies are settled."""
+
+import anyio
+import pytest
+
+from renewer.core.states import LossReason
+from renewer.errors import LeaseLostError, TransientError
+from renewer.targets.servicebus.connection import TICK_S
+from tests.targets.servicebus_rig import failing, rig, spec
+
+pytestmark = pytest.mark.anyio
+
+
+class Answer:
+    """Asks for a renewal, and remembers what came."""
+
+    def __init__(self, r):
+        self.all = []
+        self._is_there = anyio.Event()
+        self.renewal = r.target.begin_renewal(spec(), 1, self._take_in)
+
+    def _take_in(self, renewal):
+        self.all.append(renewal)
+        self._is_there.set()
+
+    async def wait(self):
+        await self._is_there.wait()
+        assert self.all == [self.renewal]
+        return self.renewal
+
+
+async def test_a_lock_is_renewed_and_counts_from_when_that_was_asked_for():
+    async with rig() as r:
+        granted = await r.target.acquire(spec(), 1)
+        before = r.clock.now()
+        grant = (await Answer(r).wait()).grant
+        assert before <= grant.anchored_at <= r.clock.now()
+        assert 29 < grant.duration_s <= granted.duration_s
+        assert grant.locked_until == pytest.approx(r.broker.wall() + 30, abs=1)
+        assert grant.session_id == "s1"
+        assert [ask.session_id for ask in r.broker.asks] == ["s1"]
+
+
+async def test_nothing_is_asked_for_what_is_not_held_so():
+    async with rig() as r:
+        assert r.target.begin_renewal(spec(), 1, pytest.fail) is None
+        await r.target.acquire(spec(), 1)
+        assert r.target.begin_renewal(spec(), 2, pytest.fail) is None
+        assert r.broker.asks == []
+
+
+async def test_a_token_that_is_refused_is_replaced_and_the_renewal_asked_for_again():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.renew() if len(r.broker.asks) > 1 else ask.answer(401)
+        renewal = await Answer(r).wait()
+        assert renewal.grant is None
+        tokens = len(r.broker.tokens)
+        grant = await renewal.finish()
+        assert grant.duration_s > 29
+        assert len(r.broker.tokens) == tokens + 1
+        assert len(r.broker.asks) == 2
+
+
+async def test_a_lock_that_is_gone_is_lost_and_told_once():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.answer(410, "com.microsoft:session-lock-lost")
+        renewal = await Answer(r).wait()
+        assert renewal.grant is None
+        error = await failing(renewal.finish(), LeaseLostError)
+        assert error.reason == LossReason.EXPIRED
+        assert r.losses == []
+
+
+async def test_a_broker_that_is_too_busy_is_asked_no_more_without_a_turn():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.answer(503, "com.microsoft:server-busy")
+        error = await failing((await Answer(r).wait()).finish(), TransientError)
+        assert error.kind == "busy"
+        assert r.target.begin_renewal(spec(), 1, pytest.fail) is None
+
+
+async def test_a_reply_that_does_not_say_until_when_is_a_failure():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.answer(200, body={})
+        renewal = await Answer(r).wait()
+        assert renewal.grant is None
+        assert (await failing(renewal.finish(), TransientError)).kind == "garbage"
+
+
+async def test_with_its_connection_a_renewal_fails_and_says_that_the_session_is_lost():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.peer.stream.cut()
+        renewal = await Answer(r).wait()
+        assert renewal.grant is None
+        await r.until_lost()
+        error = await failing(renewal.finish(), LeaseLostError)
+        assert error.reason == LossReason.CONNECTION_LOST
+
+
+async def test_what_is_answered_after_it_was_cancelled_is_told_to_nobody():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: None
+        cancelled = Answer(r)
+        await r.broker.until(lambda: len(r.broker.asks) == 1)
+        cancelled.renewal.cancel()
+        r.broker.on_management = lambda ask: [one.renew() for one in r.broker.asks]
+        assert (await Answer(r).wait()).grant is not None
+        assert cancelled.all == []
+
+
+async def test_replies_are_settled_together_and_soon_though_nothing_else_is_asked():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        for _ in range(3):
+            await Answer(r).wait()
+        replier = r.broker.peer.repliers["orders/$management"]
+        # That of the last one goes with the request after it.
+        assert len(replier.unsettled) == 1
+        await anyio.sleep(1.5 * TICK_S)
+        assert not replier.unsettled
