@@ -1,118 +1,188 @@
-"""`python -m benchmarks.gateway`: what the gateway costs, beside the same work done without it.
+"""`python -m benchmarks gateway`: what the gateway costs a worker, beside the same worker without it.
 
-Everything is run in pairs, directly and through the gateway, in turns, so that a noisy moment hits both; medians of all
-rounds are shown, with the lowest and the highest. Broker, gateway and whoever measures are processes of their own.
-`--quick` runs everything once, small.
+Everything is done in turns, directly and through the gateway, in many short rounds, and each round is compared with
+itself: a noisy moment hits both. Broker, gateway and whoever measures are processes of their own; the workers are
+unmodified SDKs, but for the ceiling, where whoever receives only counts bytes. `--only` of `python -m
+benchmarks.gateway` runs one piece of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import gc
 import os
+import random
 import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceiveMode
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusMessage,
+    ServiceBusReceiveMode,
+    ServiceBusReceiver,
+    ServiceBusSender,
+)
 
+from benchmarks.figures import Figure, Wanted, table
 from benchmarks.gatewaypeers import blast_for
+from benchmarks.processes import cpu_s, first_line, free_port, module, rss_mib, wait_until_listening
 from renewer.amqp import Accepted, Attach, Disposition, Flow, Source, Symbol, Target
-from tests.gateway.judges.gateway_process import Gateways, free_port, gateways_before, until
+from tests.gateway.judges.gateway_process import Gateways, gateways_before
 from tests.gateway.raw_peers import RawWorker, frame
 from tests.targets.tls_rig import Authority
 
-SIDES = ("direct", "gateway")
 BODY = b"x" * 1024
 WINDOW = 65536
+COPY = "bare byte copy"
 PLAIN = "Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName=local;SharedAccessKey=bG9jYWw=;UseDevelopmentEmulator=true"
 TLS = "Endpoint=sb://localhost:{port};SharedAccessKeyName=local;SharedAccessKey=bG9jYWw="
 
+DELETING = ServiceBusReceiveMode.RECEIVE_AND_DELETE
+
 Values = dict[str, list[float]]
-"""What was measured, by side (or by name), one for each round."""
+"""By side, one for each round."""
 
 
-@contextmanager
-def process(*arguments: str, says: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process of Python modules, and the first line that it says."""
-    with subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout is not None
-            yield running, running.stdout.readline().strip() if says != "nothing" else ""
-        finally:
-            running.kill()
+def measure(*, quick: bool, only: str | None = None) -> Iterator[Figure]:
+    """All of it, or one piece."""
+    with_sdk = {"latency": measure_latency, "throughput": measure_throughput, "kills": measure_kills}
+    if only is None or only in with_sdk:
+        with emulator() as upstream, gateways_before(upstream) as gateways:
+            ways = {"direct": upstream, "gateway": gateways.connection_string()}
+            for name, piece in with_sdk.items():
+                if only in {None, name}:
+                    yield from piece(gateways, ways, quick)
+    # Memory first: what was let go of may be used again without being counted.
+    without = {"memory": measure_memory, "ceiling": measure_ceiling}
+    if only is None or only in without:
+        with module("benchmarks.gatewaypeers") as broker:
+            port = int(first_line(broker))
+            with gateways_before(PLAIN.format(port=port)) as gateways:
+                for name, raw_piece in without.items():
+                    if only in {None, name}:
+                        yield from raw_piece(gateways, port, quick)
+    if only in {None, "memory"}:
+        yield from measure_memory_over_tls(quick)
 
 
 @contextmanager
 def emulator() -> Iterator[str]:
     """A broker with a queue of each kind; its connection string."""
     amqp, http = free_port(), free_port()
-    with process(
+    with module(
         "renewer", "emulator", "--amqp", f"127.0.0.1:{amqp}", "--http", f"127.0.0.1:{http}", "--lock-duration", "30s",
-        "--queue", "plain", "--queue", "orders:session", "--log-level", "error", says="nothing",
+        "--queue", "plain", "--queue", "orders:session", "--log-level", "error",
     ):  # fmt: skip
-        until(lambda: (None, _listens(amqp)), "the emulator listens")
+        wait_until_listening(amqp)
         yield PLAIN.format(port=amqp)
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
-@contextmanager
-def both_ways(upstream: str, **options: Any) -> Iterator[tuple[Gateways, dict[str, str]]]:
-    with gateways_before(upstream, **options) as gateways:
-        yield gateways, {"direct": upstream, "gateway": gateways.connection_string()}
 
 
 def port_of(connection_string: str) -> int:
     return int(connection_string.partition("127.0.0.1:")[2].partition(";")[0])
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time of a process, to the nanosecond."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+def in_turns(sides: Sequence[str]) -> list[str]:
+    """The sides in any order: nobody is always the one who comes after another."""
+    return random.sample(sides, len(sides))
 
 
-# The SDK --------------------------------------------------------------------------------------------------------------
+# One message at a time ------------------------------------------------------------------------------------------------
 
 
-def fill(connection_string: str, count: int) -> None:
-    client = ServiceBusClient.from_connection_string(connection_string)
-    with client, client.get_queue_sender("plain") as sender:
-        for first in range(0, count, 200):
-            sender.send_messages([ServiceBusMessage(BODY) for _ in range(first, min(first + 200, count))])
+def measure_latency(gateways: Gateways, ways: Mapping[str, str], quick: bool) -> Iterator[Figure]:
+    """Rounds of a few messages each, over connections that last."""
+    rounds, count = (4, 30) if quick else (100, 60)
+    p50: Values = {"direct": [], "gateway": [], COPY: []}
+    cpu: Values = {"gateway": [], COPY: []}
+    with module("benchmarks.bytecopy", str(port_of(ways["direct"]))) as copying, contextlib.ExitStack() as stack:
+        ways = {**ways, COPY: PLAIN.format(port=first_line(copying))}
+        pids = {"gateway": gateways.daemon.pid, COPY: copying.pid}
+        # Each takes a second to close: all at once, when they are done.
+        pool = stack.enter_context(ThreadPoolExecutor())
+        clients = {side: ServiceBusClient.from_connection_string(way) for side, way in ways.items()}
+        for client in clients.values():
+            stack.callback(pool.submit, client.close)
+        receivers = {side: client.get_queue_receiver("plain") for side, client in clients.items()}
+        sender = clients["direct"].get_queue_sender("plain")
+        fill(sender, 30 * len(receivers))
+        for one in receivers.values():
+            one_at_a_time(one, 30)
+        # What was imported to measure is no part of a worker: it is not to be looked through for garbage.
+        gc.collect()
+        gc.freeze()
+        for _ in range(rounds):
+            fill(sender, count * len(receivers))
+            for side in in_turns(list(receivers)):
+                before = cpu_s(pids[side]) if side in pids else 0.0
+                p50[side].append(statistics.median(one_at_a_time(receivers[side], count)))
+                if side in pids:
+                    cpu[side].append(1e6 * (cpu_s(pids[side]) - before) / count)
+    added = {side: [there - here for there, here in zip(p50[side], p50["direct"], strict=True)] for side in cpu}
+    work = "SDK, receive + complete"
+    yield Figure(work, "p50", "ms", p50["gateway"], "direct", p50["direct"])
+    yield Figure(work, "added to p50", "ms", added["gateway"], wanted=Wanted("at most", 0.3))
+    yield Figure(work, "added to p50", "ms", added["gateway"], COPY, added[COPY])
+    yield Figure(work, "CPU per message", "us", cpu["gateway"], COPY, cpu[COPY])
 
 
-def one_at_a_time(connection_string: str, count: int) -> list[float]:
-    """Milliseconds of each receive and complete, sorted; what is slow because it is the first is left out."""
+@contextmanager
+def sender_to(way: str) -> Iterator[ServiceBusSender]:
+    with ServiceBusClient.from_connection_string(way) as client, client.get_queue_sender("plain") as sender:
+        yield sender
+
+
+def fill(sender: ServiceBusSender, count: int) -> None:
+    for first in range(0, count, 200):
+        sender.send_messages([ServiceBusMessage(BODY) for _ in range(min(200, count - first))])
+
+
+def one_at_a_time(one: ServiceBusReceiver, count: int) -> list[float]:
+    """Milliseconds of each receive and complete."""
     spans = []
-    client = ServiceBusClient.from_connection_string(connection_string)
-    with client, client.get_queue_receiver("plain", prefetch_count=0) as receiver:
-        for _ in range(count):
-            began_at = time.perf_counter()
-            (message,) = receiver.receive_messages(1, max_wait_time=10)
-            receiver.complete_message(message)
-            spans.append(1000 * (time.perf_counter() - began_at))
-    return sorted(spans[10:])
+    for _ in range(count):
+        began_at = time.perf_counter()
+        (message,) = one.receive_messages(1, max_wait_time=10)
+        one.complete_message(message)
+        spans.append(1000 * (time.perf_counter() - began_at))
+    return spans
 
 
-def in_bulk(connection_string: str, count: int, mode: ServiceBusReceiveMode) -> float:
+# As fast as the SDK can -----------------------------------------------------------------------------------------------
+
+
+def measure_throughput(gateways: Gateways, ways: Mapping[str, str], quick: bool) -> Iterator[Figure]:
+    """Messages of 1 KB, fetched ahead and deleted as they are sent, in rounds of a third of a second."""
+    rounds, count = (1, 2_000) if quick else (15, 4_000)
+    found: Values = {side: [] for side in ways}
+    cpu = []
+    with sender_to(ways["direct"]) as sender:
+        for _ in range(rounds):
+            for side in in_turns(list(ways)):
+                fill(sender, count)
+                before = cpu_s(gateways.daemon.pid)
+                found[side].append(in_bulk(ways[side], count))
+                if side == "gateway":
+                    cpu.append(1e6 * (cpu_s(gateways.daemon.pid) - before) / count)
+    work = "SDK, receive and delete, 1 KB"
+    ratios = [through / direct for through, direct in zip(found["gateway"], found["direct"], strict=True)]
+    yield Figure(work, "throughput", "msg/s", found["gateway"], "direct", found["direct"])
+    yield Figure(work, "throughput to direct's of the round", "x", ratios, wanted=Wanted("at least", 0.97))
+    yield Figure(work, "CPU per message", "us", cpu)
+
+
+def in_bulk(way: str, count: int) -> float:
     """Messages per second, with as many fetched ahead as there are."""
-    client = ServiceBusClient.from_connection_string(connection_string)
-    with client, client.get_queue_receiver("plain", receive_mode=mode, prefetch_count=1000) as receiver:
+    with (
+        ServiceBusClient.from_connection_string(way) as client,
+        client.get_queue_receiver("plain", receive_mode=DELETING, prefetch_count=1000) as receiver,
+    ):
         got = len(receiver.receive_messages(100, max_wait_time=10))
         first, began_at = got, time.perf_counter()
         while got < count:
@@ -120,58 +190,26 @@ def in_bulk(connection_string: str, count: int, mode: ServiceBusReceiveMode) -> 
         return (got - first) / (time.perf_counter() - began_at)
 
 
-def measure_sdk(rounds: int, singles: int, bulk: int) -> dict[str, Values]:
-    found: dict[str, Values] = {
-        "p50 ms": {side: [] for side in (*SIDES, "bare copy")},
-        "p99 ms": {side: [] for side in (*SIDES, "bare copy")},
-        "msg/s, deleted": {side: [] for side in SIDES},
-        "msg/s, locked": {side: [] for side in SIDES},
-    }
-    found["CPU us/msg"] = {"one at a time": [], "in bulk": []}
-    with (
-        emulator() as upstream,
-        both_ways(upstream) as (gateways, ways),
-        process("benchmarks.bytecopy", str(port_of(upstream))) as (_, copying),
-    ):
-        pid = gateways.daemon.pid
-        ways["bare copy"] = PLAIN.format(port=copying)
-        for number in range(rounds):
-            for side in (*in_turns(number), "bare copy"):
-                fill(upstream, singles)
-                before = cpu_s(pid)
-                spans = one_at_a_time(ways[side], singles)
-                used = cpu_s(pid) - before
-                found["p50 ms"][side].append(statistics.median(spans))
-                found["p99 ms"][side].append(spans[len(spans) * 99 // 100])
-                if side == "gateway":
-                    found["CPU us/msg"]["one at a time"].append(1e6 * used / singles)
-            for name, mode in (
-                ("msg/s, deleted", ServiceBusReceiveMode.RECEIVE_AND_DELETE),
-                ("msg/s, locked", ServiceBusReceiveMode.PEEK_LOCK),
-            ):
-                for side in in_turns(number):
-                    drain(upstream)
-                    fill(upstream, bulk)
-                    before = cpu_s(pid)
-                    found[name][side].append(in_bulk(ways[side], bulk, mode))
-                    if side == "gateway" and mode is ServiceBusReceiveMode.RECEIVE_AND_DELETE:
-                        found["CPU us/msg"]["in bulk"].append(1e6 * (cpu_s(pid) - before) / bulk)
-    return found
-
-
-def drain(connection_string: str) -> None:
-    client = ServiceBusClient.from_connection_string(connection_string)
-    mode = ServiceBusReceiveMode.RECEIVE_AND_DELETE
-    with client, client.get_queue_receiver("plain", receive_mode=mode, prefetch_count=1000) as receiver:
-        while receiver.receive_messages(500, max_wait_time=0.3):
-            pass
-
-
-def in_turns(number: int) -> Sequence[str]:
-    return SIDES if number % 2 == 0 else SIDES[::-1]
-
-
 # The ceiling ----------------------------------------------------------------------------------------------------------
+
+
+def measure_ceiling(gateways: Gateways, port: int, quick: bool) -> Iterator[Figure]:
+    """What the gateway passes to somebody who only counts bytes, from a broker that only sends them."""
+    rounds, count = (1, 50_000) if quick else (6, 400_000)
+    where = {"direct": port, "gateway": gateways.ports["keeping"]}
+    for name, settled, wanted in (("deleted", True, Wanted("at least", 250_000)), ("locked", False, None)):
+        found: Values = {side: [] for side in where}
+        cpu = []
+        for _ in range(rounds):
+            for side in in_turns(list(where)):
+                before = cpu_s(gateways.daemon.pid)
+                found[side].append(take_blast(where[side], gateways.keys["local"], count, settled=settled))
+                if side == "gateway":
+                    cpu.append(1e6 * (cpu_s(gateways.daemon.pid) - before) / count)
+        work = f"no SDK, {name}, {blast_for(0, 0, settled=settled).size} bytes"
+        yield Figure(work, "throughput", "msg/s", found["gateway"], wanted=wanted)
+        yield Figure(work, "throughput", "msg/s", found["gateway"], "direct", found["direct"])
+        yield Figure(work, "CPU per message", "us", cpu)
 
 
 def take_blast(port: int, key: str, count: int, *, settled: bool) -> float:
@@ -205,49 +243,35 @@ def take_blast(port: int, key: str, count: int, *, settled: bool) -> float:
         return count / (time.perf_counter() - began_at)
 
 
-def measure_ceiling(rounds: int, count: int) -> dict[str, Values]:
-    names = ("raw msg/s, deleted", "raw msg/s, locked")
-    found: dict[str, Values] = {name: {side: [] for side in SIDES} for name in names}
-    found["raw CPU us/msg"] = {"deleted": [], "locked": []}
-    with process("benchmarks.gatewaypeers") as (_, port), both_ways(PLAIN.format(port=port)) as (gateways, _ways):
-        where = {"direct": int(port), "gateway": gateways.ports["keeping"]}
-        pid = gateways.daemon.pid
-        for number in range(rounds):
-            for name, settled in zip(names, (True, False), strict=True):
-                for side in in_turns(number):
-                    before = cpu_s(pid)
-                    found[name][side].append(take_blast(where[side], gateways.keys["local"], count, settled=settled))
-                    if side == "gateway":
-                        kind = "deleted" if settled else "locked"
-                        found["raw CPU us/msg"][kind].append(1e6 * (cpu_s(pid) - before) / count)
-    return found
-
-
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-def measure_memory(count: int) -> dict[str, Values]:
-    """KiB of the daemon for each worker that is connected, let in, and attached to an entity, and idle."""
-    found: Values = {}
+def measure_memory(gateways: Gateways, _: int, quick: bool) -> Iterator[Figure]:
+    """The daemon's, for each worker that is connected, let in, and attached to an entity, and idle."""
+    yield memory_of_workers(gateways, "plain", quick)
+
+
+def measure_memory_over_tls(quick: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="rn-") as folder:
         authority = Authority(Path(folder))
         authority.server("localhost")
         (certificate,) = Path(folder).glob("server-*.pem")
-        for name, form, arguments, options in (
-            ("plain", PLAIN, (), {}),
-            ("TLS", TLS, (str(certificate),), {"ca_file": str(authority.file)}),
+        with (
+            module("benchmarks.gatewaypeers", str(certificate)) as broker,
+            gateways_before(TLS.format(port=first_line(broker)), ca_file=str(authority.file)) as gateways,
         ):
-            with (
-                process("benchmarks.gatewaypeers", *arguments) as (_, port),
-                gateways_before(form.format(port=port), **options) as gateways,
-                contextlib.ExitStack() as workers,
-            ):
-                idle_worker(gateways, workers)
-                before = gateways.rss_mib()
-                for _ in range(count):
-                    idle_worker(gateways, workers)
-                found[name] = [1024 * (gateways.rss_mib() - before) / count]
-    return {"KiB per worker": found}
+            yield memory_of_workers(gateways, "TLS", quick)
+
+
+def memory_of_workers(gateways: Gateways, upstream: str, quick: bool) -> Figure:
+    count = 100 if quick else 1_000
+    with contextlib.ExitStack() as workers:
+        idle_worker(gateways, workers)
+        before = rss_mib(gateways.daemon.pid)
+        for _ in range(count):
+            idle_worker(gateways, workers)
+        each = 1024 * (rss_mib(gateways.daemon.pid) - before) / count
+    return Figure(f"{count:,} workers, {upstream} upstream", "memory each", "KiB", [each], wanted=Wanted("at most", 64))
 
 
 def idle_worker(gateways: Gateways, stack: contextlib.ExitStack) -> None:
@@ -260,14 +284,25 @@ def idle_worker(gateways: Gateways, stack: contextlib.ExitStack) -> None:
 # A worker that is killed ----------------------------------------------------------------------------------------------
 
 
+def measure_kills(_: Gateways, ways: Mapping[str, str], quick: bool) -> Iterator[Figure]:
+    """How long after a worker's SIGKILL its session is free."""
+    found: Values = {side: [] for side in ways}
+    for number in range(1 if quick else 10):
+        for side in in_turns(list(ways)):
+            found[side].append(free_after(ways["direct"], ways[side], f"{side}-{number}"))
+    work = "session of a worker, SIGKILL"
+    yield Figure(work, "free after", "ms", found["gateway"], wanted=Wanted("at most", 20))
+    yield Figure(work, "free after", "ms", found["gateway"], "direct", found["direct"])
+
+
 def free_after(upstream: str, way: str, session_id: str) -> float:
     """Milliseconds from SIGKILL of the worker to when its session is granted to somebody else."""
     source = Source("orders", filter={Symbol("com.microsoft:session-filter"): session_id})
     with (
         RawWorker(port_of(upstream)) as other,
-        process("tests.gateway.judges.session_worker", way, "orders", session_id) as (worker, said),
+        module("tests.gateway.judges.session_worker", way, "orders", session_id) as worker,
     ):
-        assert said == "holding"
+        assert first_line(worker) == "holding"
         other.let_in("orders", "bG9jYWw=")
         time.sleep(0.2)
         killed_at = time.perf_counter()
@@ -279,56 +314,13 @@ def free_after(upstream: str, way: str, session_id: str) -> float:
     raise AssertionError("never")
 
 
-def measure_kills(rounds: int) -> dict[str, Values]:
-    found: Values = {side: [] for side in SIDES}
-    with emulator() as upstream, both_ways(upstream) as (_, ways):
-        for number in range(rounds):
-            for side in in_turns(number):
-                found[side].append(free_after(upstream, ways[side], f"{side}-{number}"))
-    return {"free after SIGKILL, ms": found}
-
-
-# What is said ---------------------------------------------------------------------------------------------------------
-
-
-def show(name: str, values: Values) -> str:
-    def of(numbers: list[float]) -> str:
-        middle = statistics.median(numbers)
-        form = ",.0f" if middle >= 1000 else ".2f"
-        return f"{middle:>10{form}} ({min(numbers):{form}} to {max(numbers):{form}})"
-
-    line = f"{name:<24}" + "".join(f"{side:>14}{of(numbers):<34}" for side, numbers in values.items())
-    if set(values) >= set(SIDES):
-        line += f"x {statistics.median(values['gateway']) / statistics.median(values['direct']):.3f}"
-    return line
-
-
 def main() -> None:
-    """Measure, and say what was seen."""
+    """One piece, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything once, small")
-    parser.add_argument("--only", choices=["sdk", "ceiling", "memory", "kills"], help="one part of it")
+    parser.add_argument("--only", choices=["latency", "throughput", "kills", "ceiling", "memory"], help="one piece")
     options = parser.parse_args()
-    quick: bool = options.quick
-    parts: dict[str, Callable[[], dict[str, Values]]] = {
-        "sdk": lambda: measure_sdk(*((1, 200, 2_000) if quick else (5, 2_000, 20_000))),
-        "ceiling": lambda: measure_ceiling(*((1, 50_000) if quick else (5, 1_000_000))),
-        "memory": lambda: measure_memory(100 if quick else 1_000),
-        "kills": lambda: measure_kills(2 if quick else 10),
-    }
-    found: dict[str, Values] = {}
-    print("medians (lowest to highest)", flush=True)
-    for name, measure in parts.items():
-        if options.only in {None, name}:
-            for what, values in measure().items():
-                found[what] = values
-                print(show(what, values), flush=True)
-    if "p50 ms" in found:
-        for side in ("gateway", "bare copy"):
-            pairs = zip(found["p50 ms"]["direct"], found["p50 ms"][side], strict=True)
-            added = statistics.median(there - direct for direct, there in pairs)
-            print(f"{'added to p50, ms':<24}{side:>14}{added:>10.2f}")
-    print("\n" + json.dumps(found))
+    print(table(list(measure(quick=options.quick, only=options.only))))
 
 
 if __name__ == "__main__":

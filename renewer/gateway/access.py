@@ -12,21 +12,26 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote, unquote_plus
 
-from renewer.errors import UsageError
+from renewer.errors import AmqpProtocolError, UsageError
 from renewer.gateway.addresses import NodeKind, read_node, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from renewer.gateway.addresses import Node
     from renewer.gateway.options import WorkerKey
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The token is good: by this key, for this entity (empty: for all that the key may use)."""
+    """The token is good: by this key, for this entity (empty: for all that the key may use).
+
+    `scope` is what was signed, a path in lower case: the signature opens what lies there and below, all if it is empty.
+    """
 
     key: WorkerKey
     entity: str
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,9 @@ class Doorman:
             resource_host, resource = _host_and_path(unquote_plus(signature.resource))
         except UsageError as error:
             return Refused("key", f"InvalidAudience: {error}.")
-        if resource_host != host or not (not resource or path == resource or path.startswith(resource + "/")):
+        if resource_host != host or not lies_in(path, resource):
             return Refused("key", "InvalidAudience: the token was signed for something else.")
-        return self._admit(key, audience)
+        return self._admit(key, audience, resource)
 
     def may_use(self, key: WorkerKey, base: str) -> bool:
         """Whether an entity (without its sub-queue) is one that the key may use."""
@@ -86,9 +91,9 @@ class Doorman:
                 found = key
         return found
 
-    def _admit(self, key: WorkerKey, audience: str) -> Admitted | Refused:
+    def _admit(self, key: WorkerKey, audience: str, scope: str) -> Admitted | Refused:
         if not split_address(audience)[1].strip("/"):
-            return Admitted(key, "")
+            return Admitted(key, "", scope)
         try:
             node = read_node(audience.removesuffix("/"))
         except UsageError as error:
@@ -97,11 +102,40 @@ class Doorman:
             return Refused("entity", "InvalidAudience: nobody needs a token for $cbs.")
         if not self.may_use(key, node.base):
             return Refused("entity", may_not_use(key, node.base))
-        return Admitted(key, node.entity)
+        return Admitted(key, node.entity, scope)
 
     def _blinded(self, text: str) -> bytes:
         """What can be compared without telling how long the texts are."""
         return hmac.digest(self._nonce, text.encode("utf-8", "surrogatepass"), "sha256")
+
+
+class Grants:
+    """What one worker has proved: keys, and for each the scopes that were signed with it."""
+
+    __slots__ = ("_doorman", "_grants")
+
+    def __init__(self, doorman: Doorman) -> None:
+        self._doorman = doorman
+        self._grants: dict[tuple[WorkerKey, str], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    @property
+    def key_name(self) -> str | None:
+        """The first key that was proved."""
+        return next((key.name for key, _ in self._grants), None)
+
+    def add(self, key: WorkerKey, scope: str) -> None:
+        """This key was proved, for that. AmqpProtocolError where one worker signs for too many things."""
+        if len(self._grants) >= MOST_GRANTS and (key, scope) not in self._grants:
+            raise AmqpProtocolError("tokens for too many entities", condition="amqp:resource-limit-exceeded")
+        self._grants[key, scope] = None
+
+    def may_use(self, node: Node) -> bool:
+        """Whether one of the keys is for this entity, and what was signed with it is too."""
+        path = node.path
+        return any(lies_in(path, scope) and self._doorman.may_use(key, node.base) for key, scope in self._grants)
 
 
 def covers(pattern: str, base: str) -> bool:
@@ -113,10 +147,18 @@ def covers(pattern: str, base: str) -> bool:
     return _compiled(pattern.lower()).fullmatch(base.lower()) is not None
 
 
+def lies_in(path: str, scope: str) -> bool:
+    """Whether the path is the scope, or lies below it; both in lower case. An empty scope is the namespace."""
+    return not scope or path == scope or path.startswith(scope + "/")
+
+
 def may_not_use(key: WorkerKey, base: str) -> str:
     """What to say of an entity that the key may not use."""
     return f"Unauthorized access: the gateway's key {key.name!r} may not use {base[:260]!r} (see its entities)."
 
+
+MOST_GRANTS: Final = 4096
+"""Entities that one worker may have signed for."""
 
 LENIENCY_S: Final = 300.0
 """For how long after its end a token still lets in: the clocks of containers differ."""

@@ -32,6 +32,11 @@ class Node:
     entity: str
     base: str
 
+    @property
+    def path(self) -> str:
+        """The whole path in lower case, as tokens name it."""
+        return (f"{self.entity}/{_MANAGEMENT}" if self.kind is NodeKind.MANAGEMENT else self.entity).lower()
+
 
 def read_node(address: str) -> Node:
     """The node at an address: a path, or a URI with one (`amqps://host:port/orders`).

@@ -15,7 +15,10 @@ FRAME: Final = Struct(">IBBH")
 CHANNEL: Final = Struct(">H")
 CHANNEL_OFFSET: Final = 6
 
-TRANSFER: Final = b"\x00\x53\x14"
+SMALL_DESCRIPTOR: Final = b"\x00\x53"
+"""How nearly every performative begins; its code is the next byte."""
+
+TRANSFER_START: Final = SMALL_DESCRIPTOR + b"\x14"
 """How nearly every transfer begins."""
 
 MAX_FRAME_SIZE: Final = 64 * 1024

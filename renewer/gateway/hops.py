@@ -16,12 +16,14 @@ class Hop:
     `idle_s` is after how long without a frame the peer gives the connection up; 0 if it never does.
     """
 
-    __slots__ = ("frame_size", "greeter", "heard_at", "idle_s", "is_open", "out", "received", "said_at")
+    __slots__ = ("frame_size", "greeter", "heard_at", "idle_s", "is_greeted", "is_open", "out", "received", "said_at")
 
     def __init__(self, now: float, *, frame_size: int) -> None:
         self.out: list[bytes | bytearray] = []
         self.received = bytearray()
         self.greeter: Greeter | None = None
+        self.is_greeted = False
+        """What comes next are frames."""
         self.frame_size = frame_size
         """Bytes of a frame that the peer takes."""
         self.is_open = False

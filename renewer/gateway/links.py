@@ -74,6 +74,7 @@ class WorkerLink:
         "is_attached",
         "is_gone",
         "is_session",
+        "is_watched",
         "is_within",
         "kept",
         "kind",
@@ -88,6 +89,7 @@ class WorkerLink:
         "role",
         "sent_at",
         "session_id",
+        "shown_for_s",
         "wants_next",
         "within_id",
     )
@@ -109,6 +111,10 @@ class WorkerLink:
         self.session_id: str | None = None
         """The session that was asked for, and then the one that the broker granted."""
         self.locks = False
+        self.is_watched = False
+        """It locks, and the locks are kept: what comes over it is looked at."""
+        self.shown_for_s: float | None = None
+        """How far in the future their ends are shown; None where they are shown as they are."""
         self.is_attached = False
         self.is_gone = False
         """One of the two sides has detached it."""

@@ -35,8 +35,12 @@ class LoginHost(Protocol):
     """The connection that somebody wants to be let in on."""
 
     now: float
-    wall_now: float
     ledger: LinkLedger
+
+    @property
+    def wall_now(self) -> float:
+        """The wall clock, in epoch seconds."""
+        ...
 
     @property
     def broker_frame_size(self) -> int:
@@ -47,8 +51,8 @@ class LoginHost(Protocol):
         """Get the gateway's own token for the entity; nothing is read from the worker until it is there."""
         ...
 
-    def let_in(self, key: WorkerKey) -> None:
-        """This key was proved."""
+    def let_in(self, key: WorkerKey, scope: str) -> None:
+        """This key was proved, by a signature for what lies in the scope (see `Admitted`)."""
         ...
 
     def refused(self, why: str, detail: str) -> None:
@@ -93,7 +97,7 @@ class Login:
             raise AmqpProtocolError("$cbs is asked for more than put-token", condition="amqp:not-implemented")
         verdict = self._doorman.judge(put.token, put.audience or "", self._host.wall_now)
         if isinstance(verdict, Admitted):
-            self._host.let_in(verdict.key)
+            self._host.let_in(verdict.key, verdict.scope)
             self._waiting = channel, heads, put, verdict.entity
             self._host.want_token(verdict.entity)
             return b""

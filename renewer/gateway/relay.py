@@ -27,9 +27,18 @@ from renewer.amqp.frames import HEADER_SIZE, MIN_MAX_FRAME_SIZE
 from renewer.amqp.sasl import MAX_SASL_FRAME_SIZE
 from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.access import covers
-from renewer.gateway.codes import Code
-from renewer.gateway.framing import CHANNEL, CHANNEL_OFFSET, FRAME, MAX_FRAME_SIZE, TRANSFER, check_header, code_of
+from renewer.gateway.access import Grants, covers
+from renewer.gateway.codes import DISPOSITION, TRANSFER, Code
+from renewer.gateway.framing import (
+    CHANNEL,
+    CHANNEL_OFFSET,
+    FRAME,
+    MAX_FRAME_SIZE,
+    SMALL_DESCRIPTOR,
+    TRANSFER_START,
+    check_header,
+    code_of,
+)
 from renewer.gateway.greetings import Greeter
 from renewer.gateway.hops import Hop
 from renewer.gateway.login import Login
@@ -71,26 +80,27 @@ class Relay:
     __slots__ = (
         "_broker",
         "_close_by",
+        "_grants",
         "_has_dialed",
         "_host",
         "_is_over",
-        "_keys",
         "_open",
         "_options",
         "_sessions",
         "_started_at",
         "_wall",
+        "_wall_ahead_s",
         "_worker",
         "asked",
         "broker_done",
-        "doorman",
         "holds_worker",
         "is_paused",
         "ledger",
         "login",
         "now",
         "spare",
-        "wall_now",
+        "to_broker",
+        "to_worker",
         "worker_done",
     )
 
@@ -106,14 +116,17 @@ class Relay:
     ) -> None:
         self._host = host
         self._options = options
-        self.doorman = doorman
         self.ledger = ledger
         self.now = self._started_at = now
         self._wall = wall
-        self.wall_now = wall()
+        self._wall_ahead_s = wall() - now
         self._worker = Hop(now, frame_size=MAX_FRAME_SIZE)
         self._broker = Hop(now, frame_size=MIN_MAX_FRAME_SIZE)
         self._worker.greeter = Greeter("server", SaslServer(MECHANISMS, required=False), None, self._worker.out)
+        self.to_worker = self._worker.out
+        """What is to be written to the worker."""
+        self.to_broker = self._broker.out
+        """What is to be written to the broker."""
         self.holds_worker = False
         """Nothing more should be read from the worker for now."""
         self.worker_done = False
@@ -125,31 +138,26 @@ class Relay:
         self.asked: dict[tuple[str, bytes], Asked] = {}
         self.spare = HiddenChannel(self._worker, self._broker, self._send_spare)
         self._sessions = SessionTable()
-        self._keys: list[WorkerKey] = []
+        self._grants = Grants(doorman)
         self._open: tuple[bytes, Open] | None = None
         self._has_dialed = False
         self._close_by: float | None = None
         self._is_over = False
 
     @property
-    def to_worker(self) -> list[bytes | bytearray]:
-        """What is to be written to the worker."""
-        return self._worker.out
-
-    @property
-    def to_broker(self) -> list[bytes | bytearray]:
-        """What is to be written to the broker."""
-        return self._broker.out
+    def wall_now(self) -> float:
+        """The wall clock, in epoch seconds, as it was looked at in the last quarter of a second."""
+        return self.now + self._wall_ahead_s
 
     @property
     def is_let_in(self) -> bool:
         """Whether a key was proved."""
-        return bool(self._keys)
+        return bool(self._grants)
 
     @property
     def key_name(self) -> str | None:
         """The first key that was proved."""
-        return self._keys[0].name if self._keys else None
+        return self._grants.key_name
 
     @property
     def authority(self) -> str:
@@ -175,13 +183,13 @@ class Relay:
 
     def from_worker(self, data: bytes, now: float) -> None:
         """Bytes of the worker's."""
-        self._tick(now)
+        self.now = now
         self._worker.received += data
         self._pump_worker()
 
     def from_broker(self, data: bytes, now: float) -> None:
         """Bytes of the broker's."""
-        self._tick(now)
+        self.now = now
         self._broker.heard_at = now
         if self.broker_done:
             return
@@ -191,11 +199,12 @@ class Relay:
         except AmqpProtocolError as error:
             self._end_broker(AmqpError(error.condition, str(error)))
             self._upstream_failed(f"the broker and we do not understand each other: {error}")
-        self._pump_worker()
+        if self._worker.received:
+            self._pump_worker()
 
     def dialed(self, now: float) -> None:
         """The way to the broker stands."""
-        self._tick(now)
+        self.now = now
         if self._is_over:
             self.broker_done = True
             return
@@ -208,7 +217,7 @@ class Relay:
 
     def token_ready(self, token: EntityToken | None, detail: str, now: float) -> None:
         """The gateway's own token is there; or cannot be had, for this reason."""
-        self._tick(now)
+        self.now = now
         if self._is_over:
             return
         try:
@@ -229,31 +238,36 @@ class Relay:
 
     def worker_gone(self, now: float) -> None:
         """The worker's connection has ended, without a goodbye or after one: its links are closed at once."""
-        self._tick(now)
+        self.now = now
+        if self.holds_worker and self._broker.is_open and not self._is_over:
+            # What it said before it left holds, but for the token that is awaited: nobody needs that any longer.
+            self.holds_worker = False
+            self._pump_worker()
         self.worker_done = True
         self._finish(worker_gone=True, by_worker=False, detail="the worker's connection broke")
 
     def broker_gone(self, detail: str, now: float) -> None:
         """The upstream connection has ended, or there never was one."""
-        self._tick(now)
+        self.now = now
         self.broker_done = True
         self._upstream_failed(detail)
 
     def stop(self, reason: str, now: float) -> None:
         """End both, in order: the gateway stops."""
-        self._tick(now)
+        self.now = now
         self._close_worker(_FORCED, reason)
         self._finish(worker_gone=False, by_worker=False, detail=reason)
 
     def advance(self, now: float) -> None:
         """What is due: signs of life, and deadlines. Called a few times a second."""
-        self._tick(now)
+        self.now = now
+        self._wall_ahead_s = self._wall() - now
         if self._close_by is not None and now >= self._close_by:
             self.broker_done = self.worker_done = True
         if self._is_over:
             return
         patience_s = self._options.login_timeout_s
-        if not self._keys and now - self._started_at >= patience_s:
+        if not self._grants and now - self._started_at >= patience_s:
             text = f"no key was proved within {patience_s:g} s"
             self._fail_worker(AmqpProtocolError(text, condition="amqp:unauthorized-access"), why="timeout")
             return
@@ -271,8 +285,8 @@ class Relay:
     # For the parts --------------------------------------------------------------------------------------------------
 
     def may_use(self, node: Node) -> bool:
-        """Whether one of the keys that were proved is for this entity."""
-        return any(self.doorman.may_use(key, node.base) for key in self._keys)
+        """Whether one of the keys that were proved is for this entity, and what was signed with it is too."""
+        return self._grants.may_use(node)
 
     def policy_for(self, node: Node) -> EntityPolicy:
         """What is done with the locks of the entity."""
@@ -281,12 +295,11 @@ class Relay:
         # What cannot be renewed must not be shown as if it were.
         return policy if self.spare.channel is not None else replace(policy, show_lock_until="true")
 
-    def let_in(self, key: WorkerKey) -> None:
-        """This key was proved."""
-        if key in self._keys:
-            return
-        self._keys.append(key)
-        if len(self._keys) == 1:
+    def let_in(self, key: WorkerKey, scope: str) -> None:
+        """See `LoginHost`."""
+        was_stranger = not self._grants
+        self._grants.add(key, scope)
+        if was_stranger:
             self._host.let_in(key.name)
 
     def refused(self, why: str, detail: str) -> None:
@@ -325,34 +338,43 @@ class Relay:
                 self._fail_worker(error)
 
     def _read_worker(self) -> None:
-        buffer = self._worker.received
-        if not self._greet(self._worker):
+        hop = self._worker
+        if not hop.is_greeted and not self._greet(hop):
             return
+        buffer, ours = hop.received, self._sessions.ours
         run, at, there = 0, 0, len(buffer)
-        limit = self._broker.frame_size if self._worker.is_open else MAX_FRAME_SIZE
-        while there - at >= HEADER_SIZE and not (self._is_over or self.holds_worker):
-            size, offset, kind, channel = FRAME.unpack_from(buffer, at)
-            check_header(size, offset, kind, limit)
-            end = at + size
-            if end > there:
-                break
-            start = at + 4 * offset
-            session = self._sessions.ours.get(channel)
-            if session is not None and buffer[start : start + 3] == TRANSFER and session.sends(buffer, start):
+        limit = self._broker.frame_size if hop.is_open else MAX_FRAME_SIZE
+        try:
+            while there - at >= HEADER_SIZE and not (self._is_over or self.holds_worker):
+                size, offset, kind, channel = FRAME.unpack_from(buffer, at)
+                if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
+                    check_header(size, offset, kind, limit)
+                end = at + size
+                if end > there:
+                    break
+                start = at + 4 * offset
+                session = ours.get(channel)
+                if (
+                    session is not None
+                    and end - start > 2
+                    and buffer[start : start + 2] == SMALL_DESCRIPTOR
+                    and session.passes(buffer[start + 2], buffer, start, end)
+                ):
+                    at = end
+                    continue
+                # In order: what is done with this frame may send something too.
+                if run < at:
+                    self.send_to_broker(bytes(buffer[run:at]))
+                run = at
+                body = bytes(buffer[start:end])
+                changed = self._from_worker_frame(channel, body) if body else b""
+                if changed is not None:
+                    self.send_to_broker(changed)
+                    run = end
                 at = end
-                continue
-            # In order: what is done with this frame may send something too.
-            if run < at:
-                self.send_to_broker(bytes(buffer[run:at]))
-            run = at
-            changed = self._from_worker_frame(channel, bytes(buffer[start:end])) if start < end else b""
-            if changed is not None:
-                self.send_to_broker(changed)
-                run = end
-            at = end
-        if run < at:
-            self.send_to_broker(bytes(buffer[run:at]))
-        del buffer[:at]
+        finally:
+            # What came before a fault was right.
+            hop.received = self._pass(self._broker, buffer, run, at)
 
     def _from_worker_frame(self, channel: int, body: bytes) -> bytes | None:
         """What goes on in place of this frame; None for the frame as it is."""
@@ -392,62 +414,68 @@ class Relay:
 
     def _worker_begins(self, channel: int, body: bytes) -> bytes | None:
         self._sessions.check_new(channel)
-        if not self._keys and len(self._sessions) >= _STRANGER_SESSIONS:
+        if not self._grants and len(self._sessions) >= _STRANGER_SESSIONS:
             raise AmqpProtocolError("put a token first", condition="amqp:unauthorized-access")
         begin, _ = decode_performative(body)
         if not isinstance(begin, Begin) or begin.remote_channel is not None:
             raise AmqpProtocolError("an answer to no begin", condition="amqp:not-allowed")
-        session = RelaySession(self, channel, worker_window=begin.incoming_window, frame_limit=self._worker.frame_size)
+        session = self._sessions.add(
+            self, channel, worker_window=begin.incoming_window, frame_limit=self._worker.frame_size
+        )
         session.window.is_held = self.is_paused
-        self._sessions.ours[channel] = session
         return encode_frame(channel, session.worker_began(body, performative_fields(body)))
 
     # From the broker ------------------------------------------------------------------------------------------------
 
     def _read_broker(self) -> None:
-        buffer = self._broker.received
-        if not self._greet(self._broker):
+        hop = self._broker
+        if not hop.is_greeted and not self._greet(hop):
             return
+        buffer, by_remote = hop.received, self._sessions.by_remote
         run, at, there = 0, 0, len(buffer)
-        by_remote = self._sessions.by_remote
         limit = self._worker.frame_size
         touched: RelaySession | None = None
-        while there - at >= HEADER_SIZE:
-            size, offset, kind, channel = FRAME.unpack_from(buffer, at)
-            if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
-                check_header(size, offset, kind, limit)
-            end = at + size
-            if end > there:
-                break
-            start = at + 4 * offset
-            session = by_remote.get(channel)
-            if session is not None and buffer[start : start + 3] == TRANSFER and not self._is_over:
-                if touched is not session:
-                    if touched is not None:
-                        touched.more_window()
-                    touched = session
-                changed = session.transfer_from_broker(buffer, start, end)
-            else:
-                # In order: what is done with this frame may send something too.
-                if run < at:
-                    self._pass_to_worker(bytes(buffer[run:at]))
-                run = at
-                changed = self._from_broker_frame(channel, session, bytes(buffer[start:end])) if start < end else b""
-            if changed is not None:
-                if run < at:
-                    self._pass_to_worker(bytes(buffer[run:at]))
-                self._pass_to_worker(changed)
-                run = end
-            elif self._sessions.is_translated and session is not None:
-                CHANNEL.pack_into(buffer, at + CHANNEL_OFFSET, session.shown_channel)
-            at = end
-        if run == 0 and at == there:
-            # Most often: all of it, without a copy.
-            self._pass_to_worker(buffer)
-            self._broker.received = bytearray()
-        else:
-            self._pass_to_worker(bytes(buffer[run:at]))
-            del buffer[:at]
+        try:
+            while there - at >= HEADER_SIZE:
+                size, offset, kind, channel = FRAME.unpack_from(buffer, at)
+                if not HEADER_SIZE <= size <= limit or offset != 2 or kind:
+                    check_header(size, offset, kind, limit)
+                end = at + size
+                if end > there:
+                    break
+                start = at + 4 * offset
+                session = by_remote.get(channel)
+                code = 0
+                if end - start > 2 and buffer[start : start + 2] == SMALL_DESCRIPTOR and not self._is_over:
+                    code = buffer[start + 2]
+                if code == TRANSFER and session is not None:
+                    if touched is not session:
+                        if touched is not None:
+                            touched.more_window()
+                        touched = session
+                    changed = session.transfer_from_broker(buffer, start, end)
+                elif code == DISPOSITION and session is not None:
+                    session.settled_by_broker(buffer, start, end)
+                    changed = None
+                else:
+                    # In order: what is done with this frame may send something too.
+                    if run < at:
+                        self._pass_to_worker(bytes(buffer[run:at]))
+                    run = at
+                    changed = (
+                        self._from_broker_frame(channel, session, bytes(buffer[start:end])) if start < end else b""
+                    )
+                if changed is not None:
+                    if run < at:
+                        self._pass_to_worker(bytes(buffer[run:at]))
+                    self._pass_to_worker(changed)
+                    run = end
+                elif self._sessions.is_translated and session is not None:
+                    CHANNEL.pack_into(buffer, at + CHANNEL_OFFSET, session.shown_channel)
+                at = end
+        finally:
+            # What came before a fault was right.
+            hop.received = self._pass(self._worker, buffer, run, at)
         if touched is not None:
             touched.more_window()
 
@@ -459,7 +487,7 @@ class Relay:
         if session is not None and code not in (Code.BEGIN, Code.END, Code.CLOSE):
             if code == Code.TRANSFER:
                 # With a descriptor that is not the usual one.
-                plain = bytearray(TRANSFER + body[performative_fields(body).start :])
+                plain = bytearray(TRANSFER_START + body[performative_fields(body).start :])
                 changed = session.transfer_from_broker(plain, 0, len(plain))
                 return changed or encode_frame(session.shown_channel, bytes(plain))
             return session.from_broker(code, body)
@@ -568,28 +596,36 @@ class Relay:
 
     # Helpers --------------------------------------------------------------------------------------------------------
 
-    def _tick(self, now: float) -> None:
-        self.now = now
-        self.wall_now = self._wall()
-
     def _greet(self, hop: Hop) -> bool:
         """Take what comes before frames; whether frames come next."""
         greeter = hop.greeter
-        if greeter is None or greeter.is_done:
-            return greeter is not None
-        is_done = greeter.read(hop.received, MAX_SASL_FRAME_SIZE)
+        if greeter is None:
+            return False
+        hop.is_greeted = greeter.read(hop.received, MAX_SASL_FRAME_SIZE)
         if hop is self._broker and greeter.may_open and not greeter.has_opened and self._open is not None:
             greeter.has_opened = True
             told = open_for_broker(*self._open, self._options.namespace, frame_size=self._worker.frame_size)
             self.send_to_broker(encode_frame(0, told))
-        return is_done
+        return hop.is_greeted
+
+    def _pass(self, hop: Hop, buffer: bytearray, run: int, at: int) -> bytearray:
+        """Queue for the hop what lies between `run` and `at`; what is left of the buffer after it."""
+        is_all = run == 0 and at == len(buffer)
+        if run < at and not self._is_over:
+            # Most often all of it, without a copy.
+            hop.out.append(buffer if is_all else bytes(buffer[run:at]))
+            hop.said_at = self.now
+        if is_all:
+            return bytearray()
+        del buffer[:at]
+        return buffer
 
     def _pass_to_worker(self, data: bytes | bytearray) -> None:
         if not self._is_over:
             self._worker.say(data, self.now)
 
     def _pause(self, is_paused: bool, now: float) -> None:
-        self._tick(now)
+        self.now = now
         self.is_paused = is_paused
         for session in self._sessions:
             session.window.is_held = is_paused

@@ -10,55 +10,34 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from renewer.amqp import AmqpError, Attach, Detach, Flow, decode, encode_frame, encode_performative
+from renewer.amqp import AmqpError, Detach, Flow, decode, encode_frame, encode_performative
 from renewer.amqp.composite import build_described
-from renewer.amqp.serial import serial_add, serial_distance
+from renewer.amqp.serial import serial_add
 from renewer.amqp.spans import performative_fields, splice
-from renewer.errors import AmqpProtocolError, UsageError
-from renewer.gateway.addresses import NodeKind, for_namespace, read_node
-from renewer.gateway.attaching import (
-    encode_address,
-    find_session_lock,
-    forwards_to,
-    read_attach,
-    ticks,
-    with_addresses,
-)
-from renewer.gateway.codes import Code, State
-from renewer.gateway.links import LinkKind, Locked, WorkerLink
+from renewer.errors import AmqpProtocolError
+from renewer.gateway.attaching import find_session_lock, read_attach, ticks
+from renewer.gateway.codes import DISPOSITION, FLOW, TRANSFER, Code
+from renewer.gateway.deliveries import Deliveries
+from renewer.gateway.gate import Gate, Judge, renamed, restored
+from renewer.gateway.links import LinkKind, WorkerLink
 from renewer.gateway.options import PASSED
-from renewer.gateway.transfers import (
-    outcome_of,
-    read_delivery,
-    read_disposition,
-    rejected_error,
-    transfer_handle,
-)
+from renewer.gateway.transfers import read_flow, transfer_handle
 from renewer.gateway.watching import Exchanges, on_answer, on_ask
 from renewer.gateway.windows import ClampedWindow
-from renewer.targets.servicebus.verdicts import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from renewer.amqp.spans import Fields
     from renewer.gateway.addresses import Node
-    from renewer.gateway.attaching import AttachView
     from renewer.gateway.login import Login
     from renewer.gateway.options import EntityPolicy
+    from renewer.gateway.windows import Sharing
 
 SWALLOW: Final = b""
-STRANGER_LINKS: Final = 8
-"""Links that a worker may have on an AMQP session before it has proved a key."""
-
-MOST_REFUSED: Final = 256
-"""Links that were refused, and that the worker has not detached from its side."""
-
-MOST_LOCKED: Final = 10_000
-"""So many messages of one link are looked after at once; whoever takes more of them without settling any is not."""
 
 
-class Wire(Exchanges, Protocol):
+class Wire(Exchanges, Judge, Protocol):
     """What a session needs of the connection that it is on."""
 
     login: Login
@@ -68,26 +47,8 @@ class Wire(Exchanges, Protocol):
         """What the namespace is called in addresses."""
         ...
 
-    @property
-    def is_let_in(self) -> bool:
-        """Whether a key was proved."""
-        ...
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether workers may go on with what they have, and begin nothing."""
-        ...
-
-    def may_use(self, node: Node) -> bool:
-        """Whether the keys that were proved are for this entity."""
-        ...
-
     def policy_for(self, node: Node) -> EntityPolicy:
         """What is done with the locks of the entity."""
-        ...
-
-    def refused(self, why: str, detail: str) -> None:
-        """An attach was refused."""
         ...
 
     def send_to_worker(self, frame: bytes) -> None:
@@ -108,13 +69,12 @@ class RelaySession:
     __slots__ = (
         "_by_handle",
         "_by_remote",
+        "_deliveries",
+        "_gate",
         "_handle_max",
         "_next_outgoing_id",
         "_outgoing_window",
         "_pending",
-        "_refusals",
-        "_refused",
-        "_tracking",
         "_wire",
         "channel",
         "is_ended_by_broker",
@@ -125,14 +85,16 @@ class RelaySession:
         "window",
     )
 
-    def __init__(self, wire: Wire, channel: int, *, worker_window: int, frame_limit: int) -> None:
+    def __init__(self, wire: Wire, channel: int, *, worker_window: int, frame_limit: int, sharing: Sharing) -> None:
         self._wire = wire
+        self._gate = Gate(wire)
+        self._deliveries = Deliveries(wire)
         self.channel = channel
         self.remote_channel: int | None = None
         self.shown_channel = channel
         self.is_ended_by_worker = False
         self.is_ended_by_broker = False
-        self.window = ClampedWindow(worker_window, frame_limit)
+        self.window = ClampedWindow(worker_window, frame_limit, sharing)
         self.passed = 0
         """Messages, or parts of one, that went to the worker."""
         self._handle_max = 0
@@ -142,10 +104,6 @@ class RelaySession:
         self._by_remote: dict[int, WorkerLink] = {}
         self._pending: dict[tuple[str, bool], list[WorkerLink]] = {}
         """Links whose attach the broker has not answered, in the order of their attaches."""
-        self._refused: set[int] = set()
-        self._refusals: list[bytes] = []
-        """Answers that wait for the broker's begin: before it the worker knows no channel for them."""
-        self._tracking: list[WorkerLink] = []
 
     @property
     def links(self) -> list[WorkerLink]:
@@ -164,13 +122,25 @@ class RelaySession:
             return body
         return splice(body, fields, {2: _uint(self.window.first)})
 
-    def sends(self, buffer: bytearray, at: int) -> bool:
-        """Whether the transfer at `at` is of a message that the worker sends: counted then, and passed unread."""
-        link = self._by_handle.get(transfer_handle(buffer, at))
-        if link is None or link.kind is not LinkKind.SENDER or self.is_ended_by_worker or self.is_ended_by_broker:
+    def passes(self, code: int, buffer: bytearray, at: int, end: int) -> bool:
+        """Whether the worker's frame whose body is at `at` goes on as it lies there, noted. Most do.
+
+        What does not go on is for `from_worker`. AmqpProtocolError if it makes no sense.
+        """
+        if self.is_ended_by_worker or self.is_ended_by_broker:
             return False
-        self._next_outgoing_id = serial_add(self._next_outgoing_id, 1)
-        return True
+        if code == DISPOSITION:
+            self._deliveries.worker_settles(buffer, at, end)
+            return True
+        if code == FLOW:
+            return self._flow_passes(buffer, at, end)
+        if code == TRANSFER:
+            link = self._by_handle.get(transfer_handle(buffer, at))
+            if link is None or link.kind is not LinkKind.SENDER:
+                return False
+            self._next_outgoing_id = serial_add(self._next_outgoing_id, 1)
+            return True
+        return False
 
     def from_worker(self, code: int, body: bytes) -> bytes | None:
         """A frame of the worker's. AmqpProtocolError if it makes no sense."""
@@ -183,7 +153,8 @@ class RelaySession:
             case Code.FLOW:
                 changed = self._worker_flows(body)
             case Code.DISPOSITION:
-                changed = self._worker_settles(body)
+                self._deliveries.worker_settles(body, 0, len(body))
+                changed = None
             case Code.ATTACH:
                 changed = self._worker_attaches(body)
             case Code.DETACH:
@@ -194,13 +165,13 @@ class RelaySession:
 
     def _worker_attaches(self, body: bytes) -> bytes | None:
         view = read_attach(body)
-        if view.handle in self._by_handle or view.handle in self._refused:
+        if view.handle in self._by_handle or view.handle in self._gate.refused:
             raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
-        if not self._wire.is_let_in and len(self._by_handle) >= STRANGER_LINKS:
-            raise AmqpProtocolError("put a token first", condition=_UNAUTHORIZED)
-        admitted = self._admit(view, body)
+        admitted = self._gate.admit(view, body, links=len(self._by_handle))
         if isinstance(admitted, AmqpError):
-            self._refuse(view, admitted)
+            self._gate.refuse(view, admitted, in_use=self._by_remote)
+            if self.remote_channel is not None:
+                self._wire.send_to_worker(self.take_refusals())
             return SWALLOW
         kind, node = admitted
         link = WorkerLink(
@@ -217,97 +188,33 @@ class RelaySession:
         link.wants_next = view.is_session and view.session_id is None
         # 1: settled by the sender (AMQP 1.0 part 2.8.2): nothing is locked.
         link.locks = kind is LinkKind.RECEIVER and view.snd_settle_mode != _SETTLED
+        link.is_watched = link.locks and (link.policy.sessions if link.is_session else link.policy.messages)
+        if link.policy.show_lock_until == "extended":
+            link.shown_for_s = link.policy.shown_for_s
         link.sent_at = self._wire.now
         self._by_handle[view.handle] = link
         self._pending.setdefault((view.name, view.role), []).append(link)
-        return self._renamed(body, view, link)
+        return renamed(body, view, link, self._wire.authority)
 
-    def _admit(self, view: AttachView, body: bytes) -> tuple[LinkKind, Node | None] | AmqpError:
-        """What the link is for; or why there shall be none."""
-        wire = self._wire
-        if view.is_coordinator and not view.role:
-            # Names no entity: what is done in a transaction goes over links that are judged one by one.
-            if wire.is_let_in:
-                return LinkKind.COORDINATOR, None
-            return _unauthorized("put a token first")
-        address = view.source if view.role else view.target
-        try:
-            if not address:
-                raise UsageError("the node has no address")
-            node = read_node(address)
-        except UsageError as error:
-            wire.refused("entity", str(error))
-            return _unauthorized(f"the gateway does not let links be attached there: {error}")
-        if node.kind is NodeKind.CBS:
-            return LinkKind.CBS, node
-        if not wire.is_let_in:
-            return _unauthorized(f"put a token for {node.entity} first")
-        if not wire.may_use(node):
-            wire.refused("entity", f"{node.entity} is not among the entities of the key")
-            return _unauthorized(f"the gateway's key is not for {node.entity}: add it to its entities")
-        if node.kind is NodeKind.MANAGEMENT:
-            return LinkKind.MANAGEMENT, node
-        if view.role and wire.is_draining:
-            return AmqpError("com.microsoft:server-busy", "the gateway is drained: it takes no new receivers", {})
-        destination = None if view.role else forwards_to(body)
-        if destination is not None and not self._may_forward(destination):
-            where = shorten(destination)
-            wire.refused("entity", f"{where} is not among the entities of the key")
-            return _unauthorized(f"the gateway's key is not for {where}: add it to its entities")
-        return (LinkKind.RECEIVER if view.role else LinkKind.SENDER), node
-
-    def _may_forward(self, destination: str) -> bool:
-        try:
-            return self._wire.may_use(read_node(destination))
-        except UsageError:
+    def _flow_passes(self, buffer: bytearray, at: int, end: int) -> bool:
+        """Whether the flow is laid out in the usual way: then the window in it is set in place."""
+        found = read_flow(buffer, at, end)
+        if found is None:
             return False
-
-    def _renamed(self, body: bytes, view: AttachView, link: WorkerLink) -> bytes | None:
-        """The attach with addresses as the namespace has them; what they were is kept for the answer."""
-        authority = self._wire.authority
-        for name, raw in (("source", view.raw_source), ("target", view.raw_target)):
-            text = view.source if name == "source" else view.target
-            if raw is None or text is None or "://" not in text:
-                continue
-            ours = encode_address(for_namespace(text, authority))
-            if ours != raw:
-                setattr(link, f"raw_{name}", (raw, ours))
-        if link.raw_source is None and link.raw_target is None:
-            return None
-        return with_addresses(
-            body,
-            source=None if link.raw_source is None else link.raw_source[1],
-            target=None if link.raw_target is None else link.raw_target[1],
-        )
-
-    def _refuse(self, view: AttachView, error: AmqpError) -> None:
-        """Answer as a broker does that does not want the link: attach without an end, then detach.
-
-        Nothing of it reaches the broker. The handle of the answer is free again with the detach.
-        """
-        if len(self._refused) >= MOST_REFUSED:
-            raise AmqpProtocolError("too many links that were refused", condition="amqp:resource-limit-exceeded")
-        self._refused.add(view.handle)
-        handle = next(number for number in range(1 << 32) if number not in self._by_remote)
-        attach = Attach(
-            view.name,
-            handle,
-            not view.role,
-            view.snd_settle_mode,
-            0,
-            None,
-            None,
-            initial_delivery_count=0 if view.role else None,
-        )
-        self._refusals += [encode_performative(attach), encode_performative(Detach(handle, True, error))]
-        if self.remote_channel is not None:
-            self._wire.send_to_worker(self.take_refusals())
+        handle, next_incoming_id, window, window_at, outgoing_window = found
+        if handle not in self._by_handle:
+            return False
+        self._outgoing_window = outgoing_window
+        told = self.window.told(next_incoming_id, window)
+        if told != window:
+            _UINT.pack_into(buffer, window_at, told)
+        return True
 
     def _worker_flows(self, body: bytes) -> bytes | None:
         fields = performative_fields(body)
         uint = _uint_reader(body, fields)
         handle = uint(4, -1)
-        if handle in self._refused:
+        if handle in self._gate.refused:
             return SWALLOW
         if handle >= 0 and handle not in self._by_handle:
             raise AmqpProtocolError("a flow for no link", condition="amqp:session:unattached-handle")
@@ -328,30 +235,10 @@ class RelaySession:
             on_ask(self._wire, link, body)
         return None
 
-    def _worker_settles(self, body: bytes) -> bytes | None:
-        if not self._tracking:
-            return None
-        role, first, last, settled, state, span = read_disposition(body)
-        if not role or (not settled and state not in State.OUTCOMES):
-            return None
-        fate = None if span is None else outcome_of(body, span)
-        for link, locked in self._named(first, last):
-            if settled:
-                del link.locked[locked.delivery_id]
-                if locked.kept is not None:
-                    self._wire.ledger.settled(link, locked, fate, None)
-            else:
-                locked.fate = fate
-                if not locked.is_settling:
-                    locked.is_settling = True
-                    if locked.kept is not None:
-                        self._wire.ledger.settling(link, locked)
-        return None
-
     def _worker_detaches(self, body: bytes) -> bytes | None:
         handle = _uint_reader(body, performative_fields(body))(0)
-        if handle in self._refused:
-            self._refused.discard(handle)
+        if handle in self._gate.refused:
+            self._gate.refused.discard(handle)
             return SWALLOW
         link = self._by_handle.pop(handle, None)
         if link is None:
@@ -366,6 +253,10 @@ class RelaySession:
         self.remote_channel = channel
         self.window.began(_uint_reader(body, fields)(1))
 
+    def settled_by_broker(self, buffer: bytearray, at: int, end: int) -> None:
+        """A disposition that lies at `at`; passes as it is."""
+        self._deliveries.broker_settles(buffer, at, end)
+
     def transfer_from_broker(self, buffer: bytearray, at: int, end: int) -> bytes | None:
         """A transfer that lies at `at`, its payload up to `end`. Most frames are that: as fast as can be."""
         window = self.window
@@ -379,8 +270,8 @@ class RelaySession:
         kind = link.kind
         if kind is LinkKind.RECEIVER:
             self.passed += 1
-            if link.locks:
-                self._locked(link, buffer, at, end)
+            if link.is_watched:
+                self._deliveries.locked(link, buffer, at, end)
             return None
         if kind is LinkKind.CBS:
             changed = self._wire.login.on_reply(bytes(buffer[at:end]))
@@ -395,7 +286,8 @@ class RelaySession:
             case Code.FLOW:
                 changed = None
             case Code.DISPOSITION:
-                changed = self._broker_settles(body)
+                self._deliveries.broker_settles(body, 0, len(body))
+                changed = None
             case Code.ATTACH:
                 changed = self._broker_attaches(body)
             case Code.DETACH:
@@ -406,9 +298,7 @@ class RelaySession:
 
     def take_refusals(self) -> bytes:
         """The answers to attaches that were refused, which the worker may be given now."""
-        frames = b"".join(encode_frame(self.shown_channel, body) for body in self._refusals)
-        self._refusals.clear()
-        return frames
+        return self._gate.take_answers(self.shown_channel)
 
     def more_window(self) -> None:
         """Tell the broker of more window, if there is any to be told of."""
@@ -433,37 +323,6 @@ class RelaySession:
             return []
         return [encode_frame(self.channel, encode_performative(Detach(link.handle, True))) for link in self.links]
 
-    def _locked(self, link: WorkerLink, buffer: bytearray, at: int, end: int) -> None:
-        """Part of a message under peek-lock: what its lock is, and what the worker is shown of it."""
-        policy = link.policy
-        if not (policy.sessions if link.is_session else policy.messages):
-            return
-        was_within = link.is_within
-        delivery_id, tag, settled, link.is_within, aborted, offset, number = read_delivery(buffer, at, end)
-        if was_within:
-            if aborted:
-                self._aborted(link)
-            return
-        link.within_id = None
-        if settled or aborted or delivery_id is None:
-            return
-        if not link.is_session:
-            locked = link.locked
-            if len(locked) >= MOST_LOCKED or tag is None or len(tag) != _GUID_SIZE:
-                return
-            until = None if offset < 0 else _MILLISECONDS.unpack_from(buffer, offset)[0] / 1000
-            locked[delivery_id] = Locked(delivery_id, tag, until, self._wire.now, number)
-            link.within_id = delivery_id
-        if offset >= 0 and policy.show_lock_until == "extended":
-            shown = int(1000 * (self._wire.wall_now + policy.shown_for_s))
-            _MILLISECONDS.pack_into(buffer, offset, shown)
-
-    def _aborted(self, link: WorkerLink) -> None:
-        """The broker takes back what it has begun to send."""
-        locked = None if link.within_id is None else link.locked.pop(link.within_id, None)
-        if locked is not None and locked.kept is not None:
-            self._wire.ledger.settled(link, locked, None, None)
-
     def _broker_attaches(self, body: bytes) -> bytes | None:
         view = read_attach(body)
         key = view.name, not view.role
@@ -477,7 +336,7 @@ class RelaySession:
             raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
         link.remote_handle = view.handle
         self._by_remote[view.handle] = link
-        changed = self._restored(body, view, link)
+        changed = restored(body, view, link)
         # For a receiver an answer without source, for a sender one without target, is the first half of a refusal.
         if (view.raw_source if link.role else view.raw_target) is None and link.kind is not LinkKind.COORDINATOR:
             return changed
@@ -489,7 +348,7 @@ class RelaySession:
                 link.session_id = view.session_id if view.session_id is not None else link.session_id
                 changed = self._session_held(body if changed is None else changed, link) or changed
             elif link.policy.messages:
-                self._tracking.append(link)
+                self._deliveries.followed.append(link)
             self._wire.ledger.link_opened(link)
         return changed
 
@@ -506,28 +365,6 @@ class RelaySession:
         _MILLISECONDS.pack_into(patched, found[0], ticks(wire.wall_now + policy.shown_for_s))
         return bytes(patched)
 
-    def _restored(self, body: bytes, view: AttachView, link: WorkerLink) -> bytes | None:
-        """The answer with the addresses as the worker wrote them, byte for byte: SDKs compare them."""
-        source = link.raw_source[0] if link.raw_source and view.raw_source == link.raw_source[1] else None
-        target = link.raw_target[0] if link.raw_target and view.raw_target == link.raw_target[1] else None
-        if source is None and target is None:
-            return None
-        return with_addresses(body, source=source, target=target)
-
-    def _broker_settles(self, body: bytes) -> bytes | None:
-        if not self._tracking:
-            return None
-        role, first, last, settled, state, span = read_disposition(body)
-        if role or not settled:
-            return None
-        error = rejected_error(body, span) if span is not None and state == State.REJECTED else None
-        for link, locked in self._named(first, last):
-            del link.locked[locked.delivery_id]
-            if locked.kept is not None:
-                fate = locked.fate if error is None else None
-                self._wire.ledger.settled(link, locked, fate, error)
-        return None
-
     def _broker_detaches(self, body: bytes) -> bytes | None:
         fields = performative_fields(body)
         link = self._by_remote.pop(_uint_reader(body, fields)(0), None)
@@ -541,8 +378,8 @@ class RelaySession:
     # Helpers --------------------------------------------------------------------------------------------------------
 
     def _gone(self, link: WorkerLink, *, by_worker: bool, error: AmqpError | None) -> None:
-        if link in self._tracking:
-            self._tracking.remove(link)
+        if link in self._deliveries.followed:
+            self._deliveries.followed.remove(link)
         if link.is_gone:
             return
         link.is_gone = True
@@ -550,19 +387,6 @@ class RelaySession:
         if link.kind in (LinkKind.RECEIVER, LinkKind.MANAGEMENT) and link.role and link.is_attached:
             self._wire.ledger.link_gone(link, by_worker=by_worker, error=error, now=self._wire.now)
         link.locked.clear()
-
-    def _named(self, first: int, last: int) -> Iterator[tuple[WorkerLink, Locked]]:
-        """The messages that a disposition is about, however large the range that it names."""
-        count = serial_distance(first, last) + 1
-        for link in self._tracking:
-            if count == 1:
-                locked = link.locked.get(first)
-                if locked is not None:
-                    yield link, locked
-            else:
-                for number, locked in list(link.locked.items()):
-                    if 0 <= serial_distance(first, number) < count:
-                        yield link, locked
 
 
 def error_in(body: bytes, fields: Fields, index: int) -> AmqpError | None:
@@ -596,16 +420,10 @@ def _uint(value: int) -> bytes:
     return b"\x70" + value.to_bytes(4, "big")
 
 
-def _unauthorized(text: str) -> AmqpError:
-    """With the map too: azure-servicebus 7.15 reads all three fields of an error without looking."""
-    return AmqpError(_UNAUTHORIZED, text, {})
-
-
 def _not_in_a_session(code: int) -> AmqpProtocolError:
     return AmqpProtocolError(f"performative 0x{code:02x} in a session", condition="amqp:connection:framing-error")
 
 
-_UNAUTHORIZED: Final = "amqp:unauthorized-access"
 _SETTLED: Final = 1
-_GUID_SIZE: Final = 16
+_UINT: Final = Struct(">I")
 _MILLISECONDS: Final = Struct(">q")

@@ -14,6 +14,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from renewer.asgi import listen_tcp, listen_unix
+from renewer.gateway.hangups import Hangups
 from renewer.gateway.options import TcpAddress, UnixAddress
 from renewer.gateway.pair import Pair
 from renewer.gateway.relay import Relay
@@ -91,11 +92,14 @@ class GatewayServer:
         self._options = options
         self._target = target
         self._clock = clock
+        self.now = clock.now
+        """See `House`. Asked for all that comes: not by way of a method."""
         self._doorman = doorman
         self._provider = provider
         self._make_relay = make_relay
         self._draining = draining
         self._scratch = Scratch()
+        self._hangups = Hangups()
         self._dialer = Dialer(options.namespace, self._scratch)
         self._tls: ssl.SSLContext | None = None
         self._listener: socket.socket | None = None
@@ -171,6 +175,7 @@ class GatewayServer:
                         await self.stop("the gateway stops")
         finally:
             self._tasks = None
+            self._hangups.close()
             self.unbind()
 
     async def stop(self, reason: str) -> None:
@@ -204,10 +209,6 @@ class GatewayServer:
         )
 
     # For the pairs --------------------------------------------------------------------------------------------------
-
-    def now(self) -> float:
-        """See `House`."""
-        return self._clock.now()
 
     def is_draining(self) -> bool:
         """See `House`."""
@@ -289,7 +290,7 @@ class GatewayServer:
             return _Refusal()
         pair = Pair(self)
         tls = None if self._tls is None else Tls(self._tls, self._scratch)
-        wire = SocketWire(pair.worker_end(), self._scratch, tls=tls)
+        wire = SocketWire(pair.worker_end(), self._scratch, tls=tls, hangups=self._hangups)
         pair.accept(wire)
         self._pairs[pair] = None
         self._strangers[pair] = None

@@ -8,11 +8,13 @@ from renewer.amqp import AmqpError, Begin, decode_performative, encode_frame
 from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
 from renewer.gateway.relaysession import RelaySession, error_in
+from renewer.gateway.windows import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from renewer.gateway.hops import Hop
+    from renewer.gateway.relaysession import Wire
 
 
 class HiddenChannel:
@@ -52,7 +54,7 @@ class HiddenChannel:
 class SessionTable:
     """By the worker's numbers, which are ours towards the broker too, and by the broker's."""
 
-    __slots__ = ("_passed_before", "by_remote", "highest", "is_translated", "ours")
+    __slots__ = ("_passed_before", "_sharing", "by_remote", "highest", "is_translated", "ours")
 
     def __init__(self) -> None:
         self.ours: dict[int, RelaySession] = {}
@@ -62,6 +64,7 @@ class SessionTable:
         self.is_translated = False
         """Some session is shown to the worker by another number than the broker's."""
         self._passed_before = 0
+        self._sharing = Sharing()
 
     def __iter__(self) -> Iterator[RelaySession]:
         return iter(self.ours.values())
@@ -81,10 +84,20 @@ class SessionTable:
         if channel in self.ours:
             raise AmqpProtocolError("begin on a channel in use", condition="amqp:not-allowed")
 
+    def add(self, wire: Wire, channel: int, *, worker_window: int, frame_limit: int) -> RelaySession:
+        """A session that the worker begins."""
+        self._sharing.sessions = len(self.ours) + 1
+        session = RelaySession(
+            wire, channel, worker_window=worker_window, frame_limit=frame_limit, sharing=self._sharing
+        )
+        self.ours[channel] = session
+        return session
+
     def drop(self, session: RelaySession) -> None:
         """Both sides have ended it."""
         self._passed_before += session.passed
         del self.ours[session.channel]
+        self._sharing.sessions = len(self.ours)
 
     def broker_begins(self, channel: int, body: bytes, spare: HiddenChannel) -> bytes | None:
         """The broker's answer to a begin: what goes on, as `RelaySession.from_broker` has it."""

@@ -14,6 +14,7 @@ from renewer.gateway.ledger import ConnectionLedger
 from renewer.gateway.spare import SpareChannel
 from renewer.targets.servicebus.durations import LockDurations
 from renewer.targets.servicebus.lockbatches import LockBatches
+from renewer.targets.servicebus.lockrenewals import LockRenewal
 from renewer.targets.servicebus.managementops import read_expiration, renew_session_lock
 from renewer.targets.servicebus.pacing import Pace
 from renewer.targets.servicebus.verdicts import copy_of
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from renewer.gateway.ledgers import SpareWay
     from renewer.gateway.options import GatewayOptions
     from renewer.messages import InFlight, ReceivedMessage
-    from renewer.ports import Clock, Settlement
+    from renewer.ports import Clock, PendingRenewal, Settlement
     from renewer.targets.servicebus.credentials import TokenProvider
+    from renewer.targets.servicebus.lockbatches import Renewed
 
 MOST_AT_ONCE: Final = 500
 """How many messages get a lease in one tick: after a stall there may be very many, and renewals must not wait."""
@@ -141,6 +143,31 @@ class GatewayTarget:
             self._book.refused(kept, error)
             raise
 
+    def begin_renewal(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """Renew the lock of a message without a task that waits. See `BeginsRenewals`."""
+        kept = self._book.find(spec.id)
+        if kept is None or kept.token is None or kept.loss is not None or self._tasks is None:
+            return None
+        renewal = LockRenewal(self, kept, answered)
+        renewal.wish = self._batches.ask(
+            kept.place, kept.token, lock_s=kept.lock.duration_s, deadline=kept.expires_at, done=renewal.on_answer
+        )
+        return renewal
+
+    def granted(self, kept: Kept, renewed: Renewed) -> Grant:
+        """Take in that the lock of a message was renewed."""
+        self._durations.measure(
+            kept.lock, renewed.locked_until, sent_at=renewed.sent_at, received_at=renewed.received_at
+        )
+        return kept.renewed(renewed.locked_until, sent_at=renewed.sent_at)
+
+    async def lost(self, kept: Kept, error: LeaseLostError) -> LeaseLostError:
+        """The broker says that the lock is gone."""
+        self._book.refused(kept, error)
+        return error
+
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Renew it no longer. The link is the worker's: who detached it would take the session from under its hands."""
         kept = self._book.find(spec.id)
@@ -211,10 +238,7 @@ class GatewayTarget:
 
     async def _renew_message(self, kept: Kept, token: UUID) -> Grant:
         renewed = await self._batches.renew(kept.place, token, lock_s=kept.lock.duration_s, deadline=kept.expires_at)
-        self._durations.measure(
-            kept.lock, renewed.locked_until, sent_at=renewed.sent_at, received_at=renewed.received_at
-        )
-        return kept.renewed(renewed.locked_until, sent_at=renewed.sent_at)
+        return self.granted(kept, renewed)
 
     def _spare(self, way: SpareWay) -> SpareChannel:
         return SpareChannel(

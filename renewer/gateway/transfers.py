@@ -17,7 +17,7 @@ from renewer.amqp.performatives import AmqpError, Rejected
 from renewer.amqp.spans import descriptor_at, pairs, performative_fields, skip, text_at
 from renewer.core.states import MessageFate
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.layouts import match_delivery, match_disposition, match_sections
+from renewer.gateway.layouts import match_delivery, match_disposition, match_flow, match_sections
 from renewer.gateway.sections import MESSAGE_ANNOTATIONS, find_sections
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ REJECTED: Final = 0x25
 RELEASED: Final = 0x26
 MODIFIED: Final = 0x27
 TRANSACTIONAL: Final = 0x34
+OUTCOMES: Final = frozenset((ACCEPTED, REJECTED, RELEASED, MODIFIED, TRANSACTIONAL))
+"""States in which a receiver is done with a delivery (AMQP 1.0 part 3.4); a transactional one is part 4.5.8."""
 
 
 def read_transfer(
@@ -170,6 +172,26 @@ def find_sequence_number(buf: Buffer, at: int, end: int) -> int | None:
     return None if width is None else int.from_bytes(buf[value + 1 : value + 1 + width], "big", signed=signed)
 
 
+def read_flow(buf: Buffer, at: int, end: int) -> tuple[int, int, int, int, int] | None:
+    """Of a flow for a link: handle, next-incoming-id, incoming-window, where its four bytes are, and outgoing-window.
+
+    None for one that is laid out in an unusual way, or not at all (AMQP 1.0 part 2.7.4).
+    """
+    match = match_flow(buf, at, end)
+    if match is None or match.end() != end or end != at + 5 + buf[at + 4]:
+        return None
+    count, seen, wide_seen, window, outgoing, wide_outgoing, handle, wide_handle = match.group(1, 2, 3, 4, 5, 6, 7, 8)
+    if match.lastindex != count[0] + _GROUPS_BEFORE:
+        return None
+    return (
+        int.from_bytes(wide_handle or handle or b"", "big"),
+        int.from_bytes(wide_seen or seen, "big"),
+        int.from_bytes(window, "big"),
+        match.start(4),
+        int.from_bytes(wide_outgoing or outgoing, "big"),
+    )
+
+
 def read_disposition(
     body: Buffer, at: int = 0, end: int | None = None
 ) -> tuple[bool, int, int, bool, int | None, Span | None]:
@@ -184,7 +206,7 @@ def read_disposition(
         sign, small, wide, same, last_small, last_wide, is_settled, _, code, _ = match.groups()
         first = int.from_bytes(wide or small or b"", "big")
         last = first if same else int.from_bytes(last_wide or last_small or b"", "big")
-        return sign == b"\x41", first, last, is_settled is not None, code[0], (match.start(8), match.start(10))
+        return sign is not None, first, last, is_settled is not None, code[0], (match.start(8), match.start(10))
     return _read_any_disposition(body, at, end)
 
 
@@ -331,6 +353,8 @@ def _malformed() -> AmqpProtocolError:
     return AmqpProtocolError("a transfer or disposition with a field that its type does not allow")
 
 
+_GROUPS_BEFORE: Final = 3
+"""Groups of `match_flow` up to its fifth field, less five."""
 _U32: Final = struct.Struct(">I").unpack_from
 _LOCKED_UNTIL: Final = b"x-opt-locked-until"
 _SEQUENCE_NUMBER: Final = b"x-opt-sequence-number"

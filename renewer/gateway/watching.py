@@ -41,10 +41,14 @@ class Exchanges(Protocol):
     """The connection that the requests are made on."""
 
     now: float
-    wall_now: float
     ledger: LinkLedger
     asked: dict[tuple[str, bytes], Asked]
     """By entity, in lower case, and message-id."""
+
+    @property
+    def wall_now(self) -> float:
+        """The wall clock, in epoch seconds."""
+        ...
 
     def receivers(self, entity: str) -> Iterator[WorkerLink]:
         """The worker's links that receive from this entity."""

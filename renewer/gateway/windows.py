@@ -11,23 +11,53 @@ from typing import Final
 
 from renewer.amqp.serial import FURTHEST, serial_add, serial_distance
 
-TARGET_BYTES: Final = 2 * 1024 * 1024
-"""What may be under way to one AMQP session of a worker, as far as the size of frames can be foreseen."""
+CONNECTION_BYTES: Final = 8 * 1024 * 1024
+"""What may be under way to all AMQP sessions of a worker together, as far as the size of frames can be foreseen."""
 
-LEAST_FRAMES: Final = 8
+SESSION_BYTES: Final = 2 * 1024 * 1024
+"""And to one of them."""
+
 MOST_FRAMES: Final = 256
+
+
+class Sharing:
+    """How many AMQP sessions of a connection share what may be under way."""
+
+    __slots__ = ("sessions",)
+
+    def __init__(self) -> None:
+        self.sessions = 1
+
+    def frames_of(self, size: int) -> int:
+        """How many frames of that size may be under way to one of them; one at least, or nothing would ever come."""
+        share = min(SESSION_BYTES, CONNECTION_BYTES // max(1, self.sessions))
+        return max(1, min(MOST_FRAMES, share // size))
 
 
 class ClampedWindow:
     """The window of one AMQP session in the direction to the worker."""
 
-    __slots__ = ("_granted_until", "_largest", "_worker_until", "is_held", "largest_seen", "next_id")
+    __slots__ = (
+        "_frames",
+        "_granted_until",
+        "_largest",
+        "_shared_by",
+        "_sharing",
+        "_worker_until",
+        "is_held",
+        "largest_seen",
+        "next_id",
+    )
 
-    def __init__(self, worker_window: int, frame_limit: int) -> None:
+    def __init__(self, worker_window: int, frame_limit: int, sharing: Sharing) -> None:
+        self._sharing = sharing
+        self._shared_by = sharing.sessions
         self.next_id = 0
         """The transfer-id of the broker's next frame."""
         self._worker_until = worker_window
         self._largest = max(1, frame_limit)
+        self._frames = sharing.frames_of(self._largest)
+        """How many frames may be under way."""
         self._granted_until = min(worker_window, self._frames)
         self.largest_seen = 0
         """Bytes of the largest frame since more was granted last. Whoever sees the frames keeps it."""
@@ -43,7 +73,9 @@ class ClampedWindow:
     def needs_flow(self) -> bool:
         """Whether the broker should be told of more."""
         left = serial_distance(self.next_id, self._granted_until)
-        return not self.is_held and 2 * left <= self._frames and self._may_grant(left)
+        if 2 * left > self._frames or self.is_held:
+            return False
+        return serial_distance(self.next_id, self._worker_until) > left
 
     def began(self, next_outgoing_id: int) -> None:
         """The broker's begin: where its ids start."""
@@ -54,33 +86,27 @@ class ClampedWindow:
     def told(self, next_incoming_id: int | None, window: int) -> int:
         """The worker tells its window in a flow; the window to tell the broker instead."""
         seen = self.next_id if next_incoming_id is None else next_incoming_id
-        self._worker_until = serial_add(seen, min(window, FURTHEST))
+        wanted = min(window, FURTHEST)
+        self._worker_until = serial_add(seen, wanted)
         self._grant()
-        return max(0, serial_distance(seen, self._limit))
+        return max(0, min(wanted, serial_distance(seen, self._granted_until)))
 
     def window(self) -> int:
         """Grant what can be, and return the window to tell, counted from `next_id`."""
         self._grant()
-        return max(0, serial_distance(self.next_id, self._limit))
-
-    @property
-    def _frames(self) -> int:
-        return max(LEAST_FRAMES, min(MOST_FRAMES, TARGET_BYTES // self._largest))
-
-    @property
-    def _limit(self) -> int:
-        ahead = serial_distance(self._granted_until, self._worker_until)
-        return self._granted_until if ahead > 0 else self._worker_until
-
-    def _may_grant(self, left: int) -> bool:
-        return serial_distance(self.next_id, self._worker_until) > left
+        wanted = serial_distance(self.next_id, self._worker_until)
+        return max(0, min(wanted, serial_distance(self.next_id, self._granted_until)))
 
     def _grant(self) -> None:
         if self.is_held:
             return
+        largest = self._largest
         if self.largest_seen:
-            self._largest = max(self.largest_seen, self._largest // 2)
+            largest = max(self.largest_seen, largest // 2)
             self.largest_seen = 0
+        if largest != self._largest or self._shared_by != self._sharing.sessions:
+            self._largest, self._shared_by = largest, self._sharing.sessions
+            self._frames = self._sharing.frames_of(largest)
         until = serial_add(self.next_id, self._frames)
         # What was granted stays granted.
         if serial_distance(self._granted_until, until) > 0:

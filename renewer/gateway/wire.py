@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 if TYPE_CHECKING:
+    from renewer.gateway.hangups import Hangups
     from renewer.gateway.tls import Scratch, Tls
 
 HIGH_WATER: Final = 256 * 1024
@@ -67,7 +68,7 @@ class Wire(Protocol):
         ...
 
     def pause(self) -> None:
-        """Read no more for now. What ends the wire may go unnoticed meanwhile."""
+        """Read no more for now, or until the other side has left. Not everywhere is that noticed meanwhile."""
         ...
 
     def resume(self) -> None:
@@ -92,13 +93,15 @@ class SocketWire(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_end",
+        "_hangups",
         "_has_ended",
+        "_has_hung_up",
         "_is_closing",
         "_is_deaf",
         "_is_open",
         "_limit",
         "_opened",
-        "_scratch",
+        "_raw",
         "_tls",
         "_transport",
         "_user_timeout_ms",
@@ -112,15 +115,21 @@ class SocketWire(asyncio.BufferedProtocol):
         tls: Tls | None = None,
         opened: asyncio.Future[str | None] | None = None,
         user_timeout_ms: int | None = None,
+        hangups: Hangups | None = None,
     ) -> None:
-        """`user_timeout_ms`: how long sent bytes may go without acknowledgement, or without room on the other side."""
+        """`hangups` notice that the other side leaves while it is not read.
+
+        `user_timeout_ms`: how long sent bytes may go without acknowledgement, or without room on the other side.
+        """
         self._end = end
-        self._scratch = scratch
+        self._raw = scratch.raw
         self._tls = tls
         self._opened = opened
         self._user_timeout_ms = user_timeout_ms
         self._transport: asyncio.Transport | None = None
         self._limit: asyncio.TimerHandle | None = None
+        self._hangups = hangups
+        self._has_hung_up = False
         self._has_ended = False
         self._is_open = False
         self._is_closing = False
@@ -157,12 +166,16 @@ class SocketWire(asyncio.BufferedProtocol):
 
     def pause(self) -> None:
         """See `Wire`."""
-        if not self._is_closing and self._transport is not None:
-            self._transport.pause_reading()
+        if self._is_closing or self._transport is None or self._has_hung_up:
+            return
+        self._transport.pause_reading()
+        if self._hangups is not None:
+            self._hangups.watch(self._descriptor(), self._on_hangup)
 
     def resume(self) -> None:
         """See `Wire`."""
         if not self._is_closing and self._transport is not None:
+            self._unwatch()
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -174,6 +187,7 @@ class SocketWire(asyncio.BufferedProtocol):
             self.abort()
             return
         self._is_closing = True
+        self._unwatch()
         if transport.is_closing():
             return
         if self._tls is not None and (words := self._tls.farewell()):
@@ -216,14 +230,14 @@ class SocketWire(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The pad that everybody reads into."""
-        return self._scratch.raw
+        return self._raw
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes lie in the pad."""
         if self._is_closing:
             return
         if self._tls is None:
-            self._end.received(bytes(self._scratch.raw[:nbytes]))
+            self._end.received(bytes(self._raw[:nbytes]))
             return
         tls = self._tls
         was_open = tls.is_open
@@ -251,6 +265,7 @@ class SocketWire(asyncio.BufferedProtocol):
         """Nothing is left."""
         if self._limit is not None:
             self._limit.cancel()
+        self._unwatch()
         self._finish("the connection was closed" if exc is None else str(exc))
         self._is_closing = True
         if self._is_open or self._opened is None:
@@ -273,6 +288,20 @@ class SocketWire(asyncio.BufferedProtocol):
         self._end.opened(self)
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
+
+    def _on_hangup(self) -> None:
+        """The other side sends no more: what it has sent is what the system holds of it, and is read now."""
+        self._has_hung_up = True
+        if self._transport is not None and not self._is_closing:
+            self._transport.resume_reading()
+
+    def _unwatch(self) -> None:
+        if self._hangups is not None and self._transport is not None:
+            self._hangups.forget(self._descriptor())
+
+    def _descriptor(self) -> int:
+        descriptor: int = -1 if self._transport is None else self._transport.get_extra_info("socket").fileno()
+        return descriptor
 
     def _finish(self, detail: str) -> None:
         if self._has_ended or self._is_closing:

@@ -45,7 +45,13 @@ def attach(*, role: bool, source: str | None, target: str | None) -> bytes:
     return frame_body(performatives.AttachFrame("n", 0, role, 0, 0, *ends, None, None, 0, 1048576, None, None, None))
 
 
-def disposition(first: int, last: int, state: Any, *, settled: bool = True) -> bytes:
+def flow(next_incoming_id: int, window: int, *, handle: int, credit: int) -> bytes:
+    """Asks for messages over a link."""
+    numbers = next_incoming_id, window, 1, 65_535, handle, 7, credit
+    return frame_body(performatives.FlowFrame(*numbers, None, None, None, None))
+
+
+def disposition(first: int, last: int | None, state: Any, *, settled: bool = True) -> bytes:
     return frame_body(performatives.DispositionFrame(True, first, last, settled, state, None))
 
 

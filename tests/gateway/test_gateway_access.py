@@ -44,8 +44,10 @@ def refused(token: str, audience: str = AUDIENCE, now: float = NOW) -> Refused:
 
 
 def test_a_token_signed_with_a_key_lets_in() -> None:
-    assert DOORMAN.judge(signature(), AUDIENCE, NOW) == Admitted(LOCAL, "orders")
-    assert DOORMAN.judge(signature(name="team b", key="another key"), AUDIENCE, NOW) == Admitted(OTHER, "orders")
+    assert DOORMAN.judge(signature(), AUDIENCE, NOW) == Admitted(LOCAL, "orders", "orders")
+    assert DOORMAN.judge(signature(name="team b", key="another key"), AUDIENCE, NOW) == Admitted(
+        OTHER, "orders", "orders"
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,8 @@ def test_a_token_signed_with_a_key_lets_in() -> None:
     ],
 )
 def test_a_token_is_good_for_what_lies_below(resource: str, audience: str, entity: str) -> None:
-    assert DOORMAN.judge(signature(resource), audience, NOW) == Admitted(LOCAL, entity)
+    scope = "orders" if "orders" in resource else ""
+    assert DOORMAN.judge(signature(resource), audience, NOW) == Admitted(LOCAL, entity, scope)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +97,14 @@ def test_a_token_is_not_good_for_anything_else(resource: str, audience: str) -> 
 def test_however_a_client_encodes_the_resource_it_counts_as_it_was_signed(
     encoded: str, audience: str, entity: str
 ) -> None:
-    assert DOORMAN.judge(by_hand(encoded), audience, NOW) == Admitted(LOCAL, entity)
+    assert DOORMAN.judge(by_hand(encoded), audience, NOW) == Admitted(LOCAL, entity, entity)
 
 
 def test_a_signature_with_a_plus_as_it_is_counts() -> None:
     for second in range(200):
         token = signature(expires_at=int(NOW) + second)
         if "%2B" in token:
-            assert DOORMAN.judge(token.replace("%2B", "+"), AUDIENCE, NOW) == Admitted(LOCAL, "orders")
+            assert DOORMAN.judge(token.replace("%2B", "+"), AUDIENCE, NOW) == Admitted(LOCAL, "orders", "orders")
             return
     raise AssertionError
 
@@ -109,7 +112,7 @@ def test_a_signature_with_a_plus_as_it_is_counts() -> None:
 def test_the_name_of_a_key_may_be_encoded_in_any_way() -> None:
     for name in ("team b", "team%20b", "team+b"):
         token = by_hand(quote_plus(AUDIENCE), key="another key", name=name)
-        assert DOORMAN.judge(token, AUDIENCE, NOW) == Admitted(OTHER, "orders")
+        assert DOORMAN.judge(token, AUDIENCE, NOW) == Admitted(OTHER, "orders", "orders")
 
 
 def test_a_wrong_key_and_a_name_that_is_unknown_are_refused_in_the_same_words() -> None:
@@ -191,8 +194,8 @@ def test_a_key_without_text_lets_nobody_in() -> None:
 def test_two_keys_of_one_name_both_let_in() -> None:
     successor = WorkerKey("local", "next", ("orders",))
     both = Doorman([LOCAL, successor])
-    assert both.judge(signature(), AUDIENCE, NOW) == Admitted(LOCAL, "orders")
-    assert both.judge(signature(key="next"), AUDIENCE, NOW) == Admitted(successor, "orders")
+    assert both.judge(signature(), AUDIENCE, NOW) == Admitted(LOCAL, "orders", "orders")
+    assert both.judge(signature(key="next"), AUDIENCE, NOW) == Admitted(successor, "orders", "orders")
 
 
 def test_a_key_may_use_what_its_patterns_cover() -> None:

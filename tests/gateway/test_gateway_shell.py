@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from renewer.amqp.websocket import accept_websocket
+from renewer.daemon.clock import SystemClock
 from renewer.errors import TransientError, UsageError
 from renewer.gateway import pair as pair_module
 from renewer.gateway import server as server_module
@@ -189,7 +190,9 @@ async def test_a_worker_that_leaves_while_the_broker_is_looked_for_ends_that(aut
 
 async def test_a_ca_file_that_is_not_there_is_said_before_anything_runs():
     with pytest.raises(UsageError, match="ca_file /nowhere"):
-        server_module.GatewayServer(options(namespace(1, tls=True, ca_file="/nowhere")), None, None, None, None)
+        server_module.GatewayServer(
+            options(namespace(1, tls=True, ca_file="/nowhere")), None, SystemClock(), None, None
+        )
 
 
 async def test_the_broker_may_be_reached_by_way_of_a_proxy(certified, authority):
@@ -351,6 +354,20 @@ async def test_a_broker_that_reads_nothing_stops_the_worker(way):
             await other.count(size)
 
 
+async def test_a_worker_that_dies_while_the_broker_reads_nothing_is_noticed_at_once():
+    async with upstream() as broker, gateway(options(namespace(broker.port))) as rig:
+        worker, other = await rig.let_through(broker)
+        # A stream of anyio's reads ahead until it was read from.
+        await worker.say(b"first words")
+        await other.hear(b"first words")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.say, b"x" * 48 * 1024 * 1024)
+            await rig.until(lambda: rig.server.readings().buffered_bytes > HIGH_WATER)
+            tasks.cancel_scope.cancel()
+        await worker.reset()
+        await rig.relays[0].until("worker gone")
+
+
 class Tokens:
     """Gives tokens when it is allowed to."""
 
@@ -378,6 +395,33 @@ async def test_nothing_is_read_from_a_worker_while_its_token_is_awaited():
         assert rig.relays[0].news == []
         tokens.allowed.set()
         await worker.hear(b"token for orders\nwelcome\n")
+
+
+@pytest.mark.parametrize("how", ["leaves", "is killed"])
+async def test_a_worker_that_goes_while_its_token_is_awaited_is_noticed_at_once_with_what_it_said_last(how):
+    tokens = Tokens()
+    async with gateway(options(namespace(1, connect_timeout_s=60.0)), tokens) as rig:
+        worker = await rig.worker()
+        await worker.say(b"token orders\n")
+        await tokens.asked.wait()
+        if how == "leaves":
+            await worker.say(b"let-in local\n")
+            await worker.stream.aclose()
+        else:
+            await worker.reset()
+        await rig.relays[0].until("worker gone")
+        assert rig.relays[0].ledger.worker == ("worker" if how == "leaves" else "")
+
+
+async def test_a_worker_over_tls_that_goes_while_its_token_is_awaited_is_noticed_at_once(certified, trusting):
+    tokens = Tokens()
+    listen = TcpAddress("127.0.0.1", 0, tls_cert_file=certified[1])
+    async with gateway(options(namespace(1, connect_timeout_s=60.0), listen=listen), tokens) as rig:
+        worker = await rig.worker(tls=trusting)
+        await worker.say(b"token orders\n")
+        await tokens.asked.wait()
+        await anyio.aclose_forcefully(worker.stream)
+        await rig.relays[0].until("worker gone")
 
 
 @pytest.mark.parametrize(
@@ -526,7 +570,7 @@ async def test_an_address_that_is_taken_is_said_so():
         port = int(rig.server.address.rpartition(":")[2])
         with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}.*choose another"):
             server_module.GatewayServer(
-                options(namespace(1), listen=TcpAddress("127.0.0.1", port)), rig.target, None, None, None
+                options(namespace(1), listen=TcpAddress("127.0.0.1", port)), rig.target, SystemClock(), None, None
             ).bind()
 
 

@@ -19,6 +19,7 @@ from renewer.amqp import (
     DeliveryState,
     Described,
     Disposition,
+    Flow,
     Header,
     Int,
     Message,
@@ -40,15 +41,17 @@ from renewer.amqp import (
     encode_performative,
 )
 from renewer.amqp.composite import put_composite
+from renewer.amqp.spans import performative_fields
 from renewer.core.states import MessageFate
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.layouts import match_delivery, match_sections
+from renewer.gateway.layouts import match_delivery, match_disposition, match_sections
 from renewer.gateway.transfers import (
     find_locked_until,
     find_sequence_number,
     outcome_of,
     read_delivery,
     read_disposition,
+    read_flow,
     read_transfer,
     rejected_error,
     transfer_handle,
@@ -467,6 +470,15 @@ def test_a_disposition_reads_as_it_decodes(
         assert body[slice(*span)] == (encode(state) if isinstance(state, Described) else brief(state))
 
 
+def test_what_the_sdk_settles_with_is_found_by_the_expression() -> None:
+    """Its booleans have two bytes, and it leaves the last id out."""
+    for last in (7, None):
+        for settled in (True, False):
+            body = sdk_bytes.disposition(7, last, sdk_bytes.COMPLETE, settled=settled)
+            assert match_disposition(body)
+            assert read_disposition(body)[:4] == (True, 7, 7, settled)
+
+
 def test_a_disposition_without_its_optional_fields_is_about_one_unsettled_delivery() -> None:
     assert read_disposition(b"\x00\x53\x15\xc0\x03\x02\x42\x43") == (False, 0, 0, False, None, None)
     assert read_disposition(b"\x00\x53\x15\xc0\x06\x04\x41\x52\x09\x40\x40") == (True, 9, 9, False, None, None)
@@ -520,3 +532,53 @@ def test_a_garbled_disposition_fails_in_one_way_only(body: bytes) -> None:
 def test_a_message_that_is_a_value_is_walked_too() -> None:
     payload = Message(body=Value({"a": 1}), message_annotations=BROKERS).encode()
     assert find_sequence_number(payload, 0, len(payload)) == 7_000_000_123
+
+
+# Flows ----------------------------------------------------------------------------------------------------------------
+
+NUMBERS = st.sampled_from([0, 1, 255, 256, 70_000, 2**32 - 1])
+
+
+@given(
+    st.builds(
+        Flow,
+        st.none() | NUMBERS,
+        NUMBERS,
+        NUMBERS,
+        NUMBERS,
+        st.none() | NUMBERS,
+        st.none() | NUMBERS,
+        st.none() | NUMBERS,
+        st.none() | NUMBERS,
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.sampled_from([encode_performative, brief]),
+)
+def test_a_flow_reads_as_it_decodes_or_is_left_to_others(flow: Flow, encoder: Any) -> None:
+    body = encoder(flow)
+    found = read_flow(b"x" + body, 1, 1 + len(body))
+    if found is None:
+        return
+    handle, next_incoming_id, window, window_at, outgoing_window = found
+    assert (handle, next_incoming_id, window) == (flow.handle, flow.next_incoming_id, flow.incoming_window)
+    assert outgoing_window == flow.outgoing_window
+    assert performative_fields(body).spans[1] == (window_at - 2, window_at + 3)
+
+
+@pytest.mark.parametrize("number", [1, 200, 300, 70_000])
+def test_what_the_sdk_asks_for_messages_with_is_found_by_the_expression(number: int) -> None:
+    body = sdk_bytes.flow(number, 60_000, handle=2, credit=1)
+    found = read_flow(body, 0, len(body))
+    assert found is not None
+    assert found[:3] == (2, number, 60_000)
+
+
+@given(st.builds(garbled, st.just(sdk_bytes.flow(300, 65_000, handle=2, credit=1)), st.randoms(use_true_random=False)))
+def test_a_garbled_flow_is_left_to_others_or_reads_as_it_is_laid_out(body: bytes) -> None:
+    found = read_flow(body, 0, len(body))
+    if found is not None:
+        fields = performative_fields(body)
+        assert (fields.code, fields.end) == (0x13, len(body))
+        start, end = fields.spans[1]
+        assert (body[start], end - start, start + 1) == (0x70, 5, found[3])

@@ -284,7 +284,7 @@ async def _put_token(worker, world, token):
         "expiration": Timestamp(1000 * token.expires_at),
     }
     await worker.until(lambda: requests.credit > 0 and replies.is_attached)
-    requests.send(Template.of(token.text, fields, reply_to="$cbs").render(uuid4()))
+    requests.send(Template.of(token.text, fields, reply_to="$cbs").render(uuid4().bytes))
     worker.flush()
     await worker.until(lambda: replies.delivery_count > 0)
 

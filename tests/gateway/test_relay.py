@@ -40,8 +40,10 @@ from renewer.amqp import (
 from renewer.amqp.frames import FrameReader, FrameType
 from renewer.amqp.types import AmqpArray, Int, Long
 from renewer.core.states import MessageFate
+from renewer.gateway import access as access_module
 from renewer.gateway.framing import MAX_FRAME_SIZE
 from renewer.gateway.options import EntityPolicy
+from renewer.gateway.pair import HARD_LIMIT
 from tests.gateway.weave import KEY, WALL, Weave, client, server, worker_token
 
 TICKS_AT_EPOCH = 621_355_968_000_000_000
@@ -297,6 +299,54 @@ def test_who_proves_no_key_in_time_is_cut_off():
     closed, *_ = [event for event in worker.settle() if isinstance(event, ConnectionClosed)]
     assert closed.error.condition == "amqp:unauthorized-access"
     assert worker.weave.host.refusals[-1][0] == "timeout"
+
+
+TOPIC = "events/Subscriptions/a"
+
+
+def may_attach(worker, address):
+    worker.receiver(str(uuid4()), address=address)
+    return any(isinstance(event, LinkAttached) for event in worker.settle())
+
+
+def test_what_is_signed_for_one_entity_opens_that_and_what_belongs_to_it_and_nothing_else_of_the_key():
+    worker = Worker().log_in()
+    for address in ("orders", "ORDERS", "amqps://127.0.0.1/orders/$DeadLetterQueue", "orders/$management"):
+        assert may_attach(worker, address)
+    for address in (TOPIC, f"{TOPIC}/$management", f"amqps://127.0.0.1/{TOPIC}"):
+        assert not may_attach(worker, address)
+    topic = f"sb://127.0.0.1:5672/{TOPIC}"
+    assert worker.put_token(worker_token(topic), topic)[0]["status-code"] == 202
+    assert may_attach(worker, TOPIC)
+    assert may_attach(worker, "orders")
+
+
+def test_what_is_signed_for_the_management_of_an_entity_does_not_open_its_messages():
+    worker = Worker()
+    worker.cbs()
+    audience = "sb://127.0.0.1:5672/orders/$management"
+    assert worker.put_token(worker_token(audience), audience)[0]["status-code"] == 202
+    assert may_attach(worker, "orders/$management")
+    assert not may_attach(worker, "orders")
+
+
+def test_what_is_signed_for_the_namespace_opens_all_that_the_key_may_use():
+    worker = Worker()
+    worker.cbs()
+    assert worker.put_token(worker_token("sb://127.0.0.1:5672/"))[0]["status-code"] == 202
+    assert may_attach(worker, "orders")
+    assert may_attach(worker, TOPIC)
+    assert not may_attach(worker, "invoices")
+
+
+def test_what_one_worker_signs_for_is_bounded(monkeypatch):
+    monkeypatch.setattr(access_module, "MOST_GRANTS", 2)
+    worker = Worker().log_in()
+    for name in "ab":
+        audience = f"sb://127.0.0.1:5672/events/Subscriptions/{name}"
+        worker.put_token(worker_token(audience), audience)
+    assert worker.weave.relay.worker_done
+    assert worker.weave.host.refusals[-1] == ("protocol", "tokens for too many entities")
 
 
 # The gate -------------------------------------------------------------------------------------------------------------
@@ -676,6 +726,18 @@ def test_a_small_window_of_the_workers_own_is_kept_to():
     assert weave.broker.sessions[0].remote.incoming_window == 3
 
 
+def test_many_sessions_of_a_worker_share_what_may_be_under_way_to_it():
+    """Else a worker that is blocked would have the gateway stop to read the broker, and with that its own answers."""
+    worker = Worker(worker=client(max_frame_size=MAX_FRAME_SIZE), broker=server(max_frame_size=MAX_FRAME_SIZE)).log_in()
+    for _ in range(39):
+        worker.weave.worker.open_session(incoming_window=65_535)
+        worker.settle()
+    granted = [session.remote.incoming_window for session in worker.weave.broker.sessions]
+    assert len(granted) == 40
+    assert MAX_FRAME_SIZE * sum(granted) < HARD_LIMIT
+    assert min(granted) >= 1
+
+
 # The spare channel ----------------------------------------------------------------------------------------------------
 
 
@@ -758,6 +820,43 @@ def test_what_a_worker_settles_right_before_its_goodbye_is_settled():
     worker.settle()
     names = [type(frame).__name__ for frame in frames(bytes(worker.weave.seen_by_broker))]
     assert names.index("Disposition", names.index("Attach")) < names.index("Close")
+
+
+def test_what_a_worker_settles_before_it_leaves_is_settled_though_its_token_is_still_awaited():
+    worker = Worker().log_in()
+    link = open_receiver(worker)
+    [delivery] = deliver(worker, message(), tags=[uuid4().bytes_le])
+    worker.weave.token = None
+    assert not worker.put_token(worker_token())
+    link.settle(delivery, Accepted(), settled=True)
+    worker.settle()
+    before = len(worker.weave.seen_by_broker)
+    worker.weave.relay.worker_gone(100.0)
+    worker.weave.settle()
+    told = bytes(worker.weave.seen_by_broker)
+    names = [type(frame).__name__ for frame in frames(told)][len(frames(told[:before])) :]
+    assert (names[0], names[-1]) == ("Disposition", "Close")
+
+
+def test_what_a_worker_settles_right_before_a_fault_of_its_is_settled():
+    worker = Worker().log_in()
+    link = open_receiver(worker)
+    [delivery] = deliver(worker, message(), tags=[uuid4().bytes_le])
+    link.settle(delivery, Accepted(), settled=True)
+    data = worker.weave.worker.take_output(100.0)
+    before = len(worker.weave.seen_by_broker)
+    worker.weave.relay.from_worker(data + b"\x00\x00\x00\x07\x02\x00\x00\x00", 100.0)
+    worker.weave.settle()
+    assert bytes(worker.weave.seen_by_broker[before:]).startswith(data)
+
+
+def test_what_a_broker_sends_right_before_a_fault_of_its_reaches_the_worker():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    worker.ends["r"].send(message(), delivery_tag=uuid4().bytes_le)
+    data = worker.weave.broker.take_output(100.0)
+    worker.weave.relay.from_broker(data + b"\x00\x00\x00\x07\x02\x00\x00\x00", 100.0)
+    assert [event for event in worker.settle() if isinstance(event, DeliveryReceived)]
 
 
 def test_what_a_broker_sends_right_before_its_goodbye_reaches_the_worker():

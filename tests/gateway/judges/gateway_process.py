@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ class Gateways:
         if certificate is not None:
             self.kinds["tls"] = "main"
         self.keys = {name: base64.b64encode(secrets.token_bytes(32)).decode() for name in ("local", "narrow")}
-        self.ports = {kind: free_port() for kind in self.kinds}
+        self.ports = dict(zip(self.kinds, free_ports(len(self.kinds)), strict=True))
         self.daemon: DaemonProcess
         self.api: httpx.Client
 
@@ -179,9 +179,14 @@ def until(probe: Callable[[], tuple[T, bool]], what: str, patience_s: float = PA
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many, no two of them the same: one that is let go may be what the system gives next."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 @contextmanager
