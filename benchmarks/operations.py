@@ -1,197 +1,229 @@
-"""`python -m benchmarks.operations`: how punctually thousands of operations are polled, against azure-core.
+"""`python -m benchmarks operations`: operations that are pending are polled by the daemon, beside azure-core's poller.
 
-A service as a process of its own answers "Running, ask again in 1 s" and measures: how late each poll is, how many
-there are, whether any is early. In turns, the daemon follows the operations, and azure-core's AsyncLROPoller does.
-`--quick` is small and short.
+A service as a process of its own answers "Running, ask again in 1 s" and notes how late each poll is, and whether any
+is early. In turns, the daemon follows operations that it adopted, azure-core's AsyncLROPoller does, and a loop that
+knows no HTTP asks for as many. Nobody can poll 10,000 operations each second on one core: there it counts what a poll
+costs. How punctual polls are is measured with as many operations as can be polled in time.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import http.client
+import json
+import socket
 import statistics
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from benchmarks.figures import Figure, Wanted
 from benchmarks.pollservice import RETRY_AFTER_S
+from benchmarks.processes import cpu_s, first_line, module, rss_mib
 
+AZURE_CORE, RAW = "azure-core's AsyncLROPoller", "a raw epoll loop"
+PATIENCE_S = 240.0
 WARM_UP_S = 3.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+ADOPTERS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Whoever follows the operations: its process, its memory before it did, and how long it took to take them on."""
+
+    pid: int
+    mib_before: float
+    adopted_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Seen:
-    """What the service saw of one side."""
+    """What was seen of one side, a value for each round."""
 
-    polls_per_s: float
-    p50_s: float
-    p99_s: float
-    max_s: float
-    early: int
-    cpu: float
-    cpu_us_per_poll: float
-    rss_mib: float
-    first_early: int
-    """Polls that came early while the operations were begun."""
-
-    def line(self, name: str) -> str:
-        return (
-            f"{name:<12}{self.polls_per_s:>9,.0f}{1000 * self.p50_s:>10.1f} ms{1000 * self.p99_s:>9.1f} ms"
-            f"{1000 * self.max_s:>9.1f} ms{self.early:>8}{self.first_early:>10}{100 * self.cpu:>8.0f} %"
-            f"{self.cpu_us_per_poll:>9.0f} us{self.rss_mib:>8.0f} MiB"
-        )
+    per_cpu_s: list[float] = field(default_factory=list)
+    kib_each: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    early: list[float] = field(default_factory=list)
+    adopted_s: list[float] = field(default_factory=list)
 
 
-HEADINGS = (
-    f"{'':<12}{'polls/s':>9}{'late p50':>13}{'p99':>12}{'max':>12}{'early':>8}{'at first':>10}{'CPU':>10}"
-    f"{'per poll':>12}{'memory':>12}"
-)
+Side = Callable[[str, int], AbstractContextManager[Follower]]
+
+
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Who polls how much, and how punctually."""
+    count, span_s, rounds = (200, 1.5, 1) if quick else (10_000, 10.0, 2)
+    sides: dict[str, tuple[Side, Seen]] = {
+        "": (daemon, Seen()),
+        AZURE_CORE: (azure_core, Seen()),
+        RAW: (raw_loop, Seen()),
+    }
+    for _ in range(rounds):
+        for side, seen in sides.values():
+            look_on(side, count, span_s, seen)
+    ours, theirs, bare = (seen for _, seen in sides.values())
+    work = f"{count:,} pending, Retry-After {RETRY_AFTER_S} s"
+    yield Figure(
+        work,
+        "polls per CPU second",
+        "",
+        ours.per_cpu_s,
+        AZURE_CORE,
+        theirs.per_cpu_s,
+        None if quick else Wanted("at least", 4),
+    )
+    yield Figure(work, "polls per CPU second", "", ours.per_cpu_s, RAW, bare.per_cpu_s)
+    if not quick:
+        at_most = Wanted("at most", 1 / 20)
+        yield Figure(work, "memory per operation", "KiB", ours.kib_each, AZURE_CORE, theirs.kib_each, at_most)
+    yield Figure(work, "time to adopt them", "s", ours.adopted_s)
+    early = list(ours.early)
+    if not quick:
+        count, ours, theirs = 2_000, Seen(), Seen()
+        for _ in range(rounds):
+            look_on(daemon, count, span_s, ours)
+            look_on(azure_core, count, span_s, theirs)
+        work = f"{count:,} pending, Retry-After {RETRY_AFTER_S} s"
+        early += ours.early
+        yield Figure(work, "polls per CPU second", "", ours.per_cpu_s, AZURE_CORE, theirs.per_cpu_s)
+        yield Figure(work, "lateness p99, beside", "ms", ours.p99_ms, AZURE_CORE, theirs.p99_ms)
+    yield Figure(work, "lateness p99", "ms", ours.p99_ms, wanted=Wanted("at most", 250))
+    yield Figure("all of these", "polls that came too early", "", early, wanted=Wanted("at most", 0))
+
+
+def look_on(side: Side, count: int, span_s: float, seen: Seen) -> None:
+    """Have so many operations followed, and once all are, look on for so long."""
+    with module("benchmarks.pollservice") as running:
+        base_url = first_line(running)
+        with httpx.Client(base_url=base_url, timeout=60) as service, side(base_url, count) as follower:
+            first, early = _wait_until_all_are_followed(service, count), 0
+            time.sleep(WARM_UP_S)
+            early += sum(late < 0 for late in [*first, *service.get("/seen").json()["late_s"]])
+            used_s = cpu_s(follower.pid)
+            time.sleep(span_s)
+            late_s = sorted(service.get("/seen").json()["late_s"])
+            used_s = cpu_s(follower.pid) - used_s
+            seen.per_cpu_s.append(len(late_s) / used_s)
+            seen.kib_each.append(1024 * (rss_mib(follower.pid) - follower.mib_before) / count)
+            seen.p99_ms.append(1000 * statistics.quantiles(late_s, n=100)[-1])
+            seen.early.append(early + sum(late < 0 for late in late_s))
+            seen.adopted_s.append(follower.adopted_s)
+
+
+def _wait_until_all_are_followed(service: httpx.Client, count: int) -> list[float]:
+    end, late_s = time.monotonic() + PATIENCE_S, list[float]()
+    while True:
+        seen = service.get("/seen").json()
+        late_s += seen["late_s"]
+        if seen["operations"] >= count:
+            return late_s
+        if time.monotonic() > end:
+            raise TimeoutError(f"only {seen['operations']} of {count} operations are followed")
+        time.sleep(0.2)
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True) as running:
-        try:
-            yield running
-        finally:
-            running.kill()
+def azure_core(base_url: str, count: int) -> Iterator[Follower]:
+    """azure-core starts so many operations and follows them."""
+    with module("benchmarks.azurecorepeer", base_url, str(count)) as running:
+        yield Follower(running.pid, float(first_line(running)))
 
 
 @contextmanager
-def daemon(base_url: str, count: int) -> Iterator[int]:
-    """The daemon, following so many operations; its process id."""
+def raw_loop(base_url: str, count: int) -> Iterator[Follower]:
+    """Somebody asks for as many, and reads no answer."""
+    with module("benchmarks.rawpoller", base_url, str(count)) as running:
+        yield Follower(running.pid, float(first_line(running)))
+
+
+@contextmanager
+def daemon(base_url: str, count: int) -> Iterator[Follower]:
+    """The daemon adopts operations that somebody else started, and follows them."""
     with tempfile.TemporaryDirectory(prefix="rn-") as folder:
-        config = Path(folder, "config.toml")
+        config, api = Path(folder, "config.toml"), f"{folder}/renewer.sock"
         config.write_text(
             f"""
             daemon = {{ state_dir = "{folder}", log_level = "error" }}
-            api.listen = "unix:{folder}/renewer.sock"
+            api.listen = "unix:{api}"
             metrics.listen = "off"
-            fabric.main = {{ base_url = "{base_url}/v1", token = "local", concurrency = 256 }}
+            fabric.main = {{ base_url = "{base_url}/v1", token = "local" }}
             """
         )
-        with process("renewer", "run", "-c", str(config)) as running:
-            transport = httpx.HTTPTransport(uds=f"{folder}/renewer.sock", retries=0)
-            with httpx.Client(transport=transport, base_url="http://renewer", timeout=60) as api:
-                wait_until_ready(api)
-                with ThreadPoolExecutor(16) as pool:
-                    list(pool.map(lambda _: adopt(api, base_url), range(count)))
-            yield running.pid
+        with module("renewer", "run", "-c", str(config)) as running:
+            _wait_until_ready(api)
+            mib, began_at = rss_mib(running.pid), time.monotonic()
+            # All fall due when the last has been adopted: before, polls would take the time.
+            due_at = began_at + 3 * count / 1_000
+            with ThreadPoolExecutor(ADOPTERS) as pool:
+                adopter = _Adopter(api, base_url, due_at)
+                list(pool.map(adopter.adopt, range(count)))
+            yield Follower(running.pid, mib, time.monotonic() - began_at)
 
 
-def wait_until_ready(api: httpx.Client) -> None:
+class _Adopter:
+    """Hands operations over that somebody else started; for threads."""
+
+    def __init__(self, api: str, base_url: str, due_at: float) -> None:
+        self._api = api
+        self._base_url = base_url
+        self._due_at = due_at
+        self._own = threading.local()
+
+    def adopt(self, _number: int) -> None:
+        id_ = str(uuid.uuid4())
+        first = {
+            "method": "POST",
+            "url": f"{self._base_url}/v1/start",
+            "status": 202,
+            "headers": {
+                "x-ms-operation-id": id_,
+                "Location": f"{self._base_url}/v1/operations/{id_}",
+                "Retry-After": str(max(RETRY_AFTER_S, round(self._due_at - time.monotonic()))),
+            },
+        }
+        connection: _Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = _Connection(self._api)
+        connection.request("POST", "/v1/operations?wait=0s", json.dumps({"adopt": first}), _JSON)
+        answer = connection.getresponse()
+        text = answer.read()
+        if not 200 <= answer.status < 300:
+            raise RuntimeError(f"not adopted: {answer.status} {text.decode()}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """To a Unix socket. httpx would take more processor time than the daemon."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("renewer", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def _wait_until_ready(api: str) -> None:
     end = time.monotonic() + 60
     while True:
         try:
-            api.get("/v1/status").raise_for_status()
-        except httpx.TransportError:
+            connection = _Connection(api)
+            connection.request("GET", "/v1/status")
+            connection.getresponse().read()
+        except OSError:
             if time.monotonic() > end:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.02)
         else:
             return
-
-
-def adopt(api: httpx.Client, base_url: str) -> None:
-    """Hand an operation over that somebody else started."""
-    id_ = str(uuid.uuid4())
-    first = {
-        "method": "POST",
-        "url": f"{base_url}/v1/start",
-        "status": 202,
-        "headers": {
-            "x-ms-operation-id": id_,
-            "Location": f"{base_url}/v1/operations/{id_}",
-            "Retry-After": str(RETRY_AFTER_S),
-        },
-    }
-    api.post("/v1/operations", json={"adopt": first}, params={"wait": "0s"}).raise_for_status()
-
-
-@contextmanager
-def azure_core(base_url: str, count: int) -> Iterator[int]:
-    """azure-core, following so many operations; its process id."""
-    with process("benchmarks.azurecorepeer", base_url, str(count)) as running:
-        yield running.pid
-
-
-def measure(base_url: str, pid: int, count: int, span_s: float) -> Seen:
-    """Look on for so long, once all are followed."""
-    with httpx.Client(base_url=base_url, timeout=60) as service:
-        end, begun = time.monotonic() + 120, 0
-        first_early = 0
-        while begun < count:
-            seen = service.get("/seen").json()
-            begun, first_early = seen["operations"], first_early + sum(late < 0 for late in seen["late_s"])
-            if time.monotonic() > end:
-                raise TimeoutError(f"only {begun} of {count} operations are followed")
-            time.sleep(0.2)
-        time.sleep(WARM_UP_S)
-        first_early += sum(late < 0 for late in service.get("/seen").json()["late_s"])
-        cpu_s = cpu_of(pid)
-        time.sleep(span_s)
-        seen, cpu_s = service.get("/seen").json(), cpu_of(pid) - cpu_s
-    late = sorted(seen["late_s"])
-    return Seen(
-        polls_per_s=len(late) / seen["seconds"],
-        p50_s=statistics.median(late),
-        p99_s=late[len(late) * 99 // 100],
-        max_s=late[-1],
-        early=sum(one < 0 for one in late),
-        cpu=cpu_s / seen["seconds"],
-        cpu_us_per_poll=1e6 * cpu_s / len(late),
-        rss_mib=rss_of(pid),
-        first_early=first_early,
-    )
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def rss_of(pid: int) -> float:
-    """Resident memory in MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def main() -> None:
-    """Measure, and say what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="200 operations for 3 seconds")
-    parser.add_argument("--operations", type=int, default=2_000)
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each side is watched, in each round")
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    count, span_s, rounds = (200, 3.0, 1) if options.quick else (options.operations, options.seconds, options.rounds)
-    print(f"{count:,} operations, Retry-After {RETRY_AFTER_S} s, {span_s:g} s each\n\n{HEADINGS}", flush=True)
-    seen: dict[str, list[Seen]] = {"renewer": [], "azure-core": []}
-    for _ in range(rounds):
-        for name, side in (("renewer", daemon), ("azure-core", azure_core)):
-            with process("benchmarks.pollservice") as service:
-                assert service.stdout is not None
-                base_url = service.stdout.readline().strip()
-                with side(base_url, count) as pid:
-                    seen[name].append(measure(base_url, pid, count, span_s))
-            print(seen[name][-1].line(name), flush=True)
-    ours, theirs = (min(seen[name], key=lambda one: one.p99_s) for name in seen)
-    print(
-        f"\nrenewer against azure-core, best of {rounds}: p99 of lateness {ours.p99_s / theirs.p99_s:.2f}, "
-        f"processor time per poll {ours.cpu_us_per_poll / theirs.cpu_us_per_poll:.2f}, "
-        f"memory {ours.rss_mib / theirs.rss_mib:.2f}"
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -31,6 +31,10 @@ class Book:
         if due_at is not None:
             self.late_s.append(arrived_at - due_at)
 
+    def answering(self, id_: str) -> None:
+        # Before it is sent: afterwards another process may have had its turn, and have read it long ago.
+        self.due_at[id_] = time.monotonic() + RETRY_AFTER_S
+
     def look(self) -> bytes:
         now = time.monotonic()
         seen = {"seconds": now - self.since, "operations": len(self.due_at), "late_s": self.late_s}
@@ -70,18 +74,21 @@ class Connection(asyncio.Protocol):
             id_ = str(uuid.uuid4())
             place = f"{self.book.base_url}/v1/operations/{id_}"
             where = f"Operation-Location: {place}\r\nLocation: {place}\r\nx-ms-operation-id: {id_}\r\n"
+            self.book.answering(id_)
             self.transport.write(_reply(202, _BODY, f"{where}Retry-After: {RETRY_AFTER_S}\r\n"))
-            self.book.due_at[id_] = time.monotonic() + RETRY_AFTER_S
         else:
             id_ = target.rpartition("/")[2]
             self.book.asked(id_, arrived_at)
-            self.transport.write(_reply(200, _BODY, f"Retry-After: {RETRY_AFTER_S}\r\n"))
-            self.book.due_at[id_] = time.monotonic() + RETRY_AFTER_S
+            self.book.answering(id_)
+            self.transport.write(_STILL_RUNNING)
 
 
 def _reply(status: int, body: bytes, headers: str = "") -> bytes:
     head = f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
+
+
+_STILL_RUNNING = _reply(200, _BODY, f"Retry-After: {RETRY_AFTER_S}\r\n")
 
 
 def _content_length(head: bytes) -> int:

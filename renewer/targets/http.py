@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, NoReturn
 
 import aiohttp
 import httpx
 from aiohttp.http_exceptions import HttpProcessingError
-from httpx_aiohttp import AiohttpTransport
 
 from renewer.errors import TransientError, TransientKind
 from renewer.targets.origins import redact
 from renewer.targets.spool import ArrivingBody
+from renewer.targets.transport import TIMEOUT, AiohttpTransport, PlainRequest
 
 if TYPE_CHECKING:
     import ssl
@@ -35,9 +37,6 @@ STATE_BODY_MAX = 1024 * 1024
 
 RESULT_BODY_MAX = 64 * 1024 * 1024
 """Bytes of a result that are read unless configured otherwise."""
-
-TIMEOUT = httpx.Timeout(connect=15.0, read=60.0, write=60.0, pool=None)
-"""Bounds for single steps on a connection, in seconds; whoever asks bounds the whole with a cancel scope."""
 
 _KEEPALIVE_S = 75.0
 _MAX_FIELD = 32 * 1024
@@ -98,7 +97,7 @@ def build_transport(
     nobody configured. Only SSL_CERT_FILE and SSL_CERT_DIR are heard, which name whom to believe and not whom to tell.
     Cookies are neither kept nor sent: a transport serves many operations that must not see each other's.
     """
-    context = ssl_context or httpx.create_ssl_context(trust_env=True)
+    context = ssl_context or _usual_tls(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")))
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -113,11 +112,11 @@ def build_transport(
             # Azure's polling URLs carry signatures and can be long.
             max_line_size=_MAX_FIELD,
             max_field_size=_MAX_FIELD,
+            auto_decompress=False,
             trust_env=False,
         )
 
-    # httpx's own pool looks through every waiting request whenever one ends: quadratic with many operations.
-    return AiohttpTransport(client=open_session, verify=context, trust_env=False)
+    return AiohttpTransport(open_session)
 
 
 def build_client(
@@ -137,6 +136,12 @@ def build_client(
     )
 
 
+@cache
+def _usual_tls(_cert_file: str | None, _cert_dir: str | None) -> ssl.SSLContext:
+    """One for all transports: to read whom the machine believes takes 30 ms each time."""
+    return httpx.create_ssl_context(trust_env=True)
+
+
 def hide_queries_in_logs() -> None:
     """Keep query strings, which can hold signatures, out of the request log of httpx."""
     logging.getLogger("httpx").addFilter(_hide_query)
@@ -144,7 +149,7 @@ def hide_queries_in_logs() -> None:
 
 async def exchange(
     sender: Sender,
-    request: httpx.Request,
+    request: httpx.Request | PlainRequest,
     *,
     max_body: int | None,
     shown: str | None = None,
@@ -170,7 +175,7 @@ async def exchange(
                     head = Answer(response.status_code, response.headers, b"")
                     raise BodyTooLargeError(shown or _where(request), max_body, head)
             finally:
-                await response.aclose()
+                await _stream(response).aclose()
             body = await arriving.finish()
     except (
         httpx.HTTPError,
@@ -188,7 +193,11 @@ async def exchange(
     return Answer(response.status_code, response.headers, b"", body)
 
 
-async def _send(sender: Sender, request: httpx.Request) -> httpx.Response:
+async def _send(sender: Sender, request: httpx.Request | PlainRequest) -> httpx.Response:
+    if isinstance(request, PlainRequest):
+        if isinstance(sender, AiohttpTransport):
+            return await sender.send_plain(request)
+        request = request.for_httpx()
     if isinstance(sender, httpx.AsyncClient):
         return await sender.send(request, stream=True, auth=None, follow_redirects=False)
     request.extensions.setdefault("timeout", TIMEOUT.as_dict())
@@ -198,7 +207,7 @@ async def _send(sender: Sender, request: httpx.Request) -> httpx.Response:
 def parse_json(body: bytes) -> object:
     """Read JSON (RFC 8259). Raises ValueError for everything else, however deep or strange."""
     try:
-        document: object = json.loads(body, parse_constant=_refuse_constant)
+        document: object = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return document
@@ -287,13 +296,10 @@ class _Gunzip:
 
 
 def _failure(error: Exception, where: str) -> TransientError:
-    # The transport tells every broken connection as a connect timeout; the truth is in the cause.
-    cause = error.__cause__
-    root = cause if isinstance(error, httpx.HTTPError) and isinstance(cause, aiohttp.ClientError | OSError) else error
     kind: TransientKind
-    match root:
+    match error:
         case _BadBodyError():
-            kind, what = "garbage", f"the answer cannot be read: {root}"
+            kind, what = "garbage", f"the answer cannot be read: {error}"
         case aiohttp.ConnectionTimeoutError():
             kind, what = "unreachable", "cannot connect in time"
         case TimeoutError() | httpx.TimeoutException():
@@ -313,19 +319,19 @@ def _failure(error: Exception, where: str) -> TransientError:
         case aiohttp.ServerDisconnectedError():
             kind, what = "network", "the connection was closed without an answer"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            kind, what = "unreachable", f"TLS: {redact(str(root), limit=200)}"
+            kind, what = "unreachable", f"TLS: {redact(str(error), limit=200)}"
         case aiohttp.ClientConnectorError():
-            why = root.os_error.strerror or redact(str(root.os_error), limit=200)
-            kind, what = "unreachable", f"cannot connect to {root.host}:{root.port}: {why}"
+            why = error.os_error.strerror or redact(str(error.os_error), limit=200)
+            kind, what = "unreachable", f"cannot connect to {error.host}:{error.port}: {why}"
         case OSError():
-            kind, what = "network", redact(str(root), limit=200) or type(root).__name__
+            kind, what = "network", redact(str(error), limit=200) or type(error).__name__
         case _:
-            kind, what = "network", f"the connection failed ({type(root).__name__})"
+            kind, what = "network", f"the connection failed ({type(error).__name__})"
     return TransientError(f"{where}: {what}", kind=kind)
 
 
-def _where(request: httpx.Request) -> str:
-    return f"{request.method} {redact(str(request.url.copy_with(query=None)))}"
+def _where(request: httpx.Request | PlainRequest) -> str:
+    return f"{request.method} {redact(str(request.url).partition('?')[0])}"
 
 
 def _hide_query(record: logging.LogRecord) -> bool:
@@ -339,3 +345,6 @@ def _hide_query(record: logging.LogRecord) -> bool:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

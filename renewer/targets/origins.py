@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MAX_URL = 8192
@@ -131,6 +132,7 @@ def redact(text: str, *, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+@lru_cache(maxsize=256)
 def _origin(scheme: str, authority: str) -> Origin:
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:

@@ -23,7 +23,7 @@ from renewer.targets.azure.urls import RefusedUrlError, place_of
 from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError
 from renewer.targets.origins import split_url
 from renewer.targets.rest.caller import Caller
-from renewer.targets.rest.cookies import updated
+from renewer.targets.rest.cookies import Cookies, updated
 from renewer.targets.rest.places import Place, locate
 from renewer.targets.rest.records import dump_request, load_request
 from renewer.targets.rest.requests import (
@@ -215,7 +215,7 @@ class AzureTarget:
             ) from None
 
     async def _get(self, spec: OperationSpec, ticket: Ticket, place: Place, *, may_hold_state: bool) -> Reply:
-        ticket = replace(ticket, cookies=self._asides.cookies(spec.id, ticket.cookies))
+        ticket = _with_cookies(ticket, self._asides.cookies(spec.id, ticket.cookies))
         place = place.with_query(ticket.query)
         reply = await self._ask("GET", place, ticket, ticket.headers, None, may_hold_state=may_hold_state)
         if reply.ticket.cookies != ticket.cookies:
@@ -248,7 +248,7 @@ class AzureTarget:
 
     def _reply(self, answer: Answer, method: str, place: Place, ticket: Ticket) -> Reply:
         cookies = updated(ticket.cookies, answer, place, self._clock)
-        return Reply(answer, method, place, replace(ticket, cookies=cookies), self._options, self._clock)
+        return Reply(answer, method, place, _with_cookies(ticket, cookies), self._options, self._clock)
 
     async def _outlined(self, reply: Reply, path: Path, spool: Spool) -> Reply:
         """The same reply, with what its large document says of the operation."""
@@ -278,6 +278,10 @@ def _read(path: Path, at: int, count: int) -> bytes:
     if not piece:
         raise OSError(f"{path.name} is shorter than it was")
     return piece
+
+
+def _with_cookies(ticket: Ticket, cookies: Cookies) -> Ticket:
+    return ticket if cookies == ticket.cookies else replace(ticket, cookies=cookies)
 
 
 def _checked(ticket: object, spec: OperationSpec) -> Ticket:

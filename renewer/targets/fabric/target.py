@@ -21,6 +21,7 @@ from renewer.targets.fabric.answers import (
 from renewer.targets.fabric.places import bucket_of, cancel_path
 from renewer.targets.fabric.tickets import Ticket, dump_ticket, load_ticket
 from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError
+from renewer.targets.origins import split_url
 from renewer.targets.rest.caller import Caller
 from renewer.targets.rest.cookies import NO_COOKIES, Cookies, updated
 from renewer.targets.rest.places import Place, locate
@@ -99,15 +100,17 @@ class FabricTarget:
         try:
             if isinstance(ticket, Ticket):
                 is_for_result = asking == "fetch" and ticket.result_path is not None
-                place = ticket.place(self._options, ticket.result_path or "" if is_for_result else ticket.path)
+                path = ticket.result_path or "" if is_for_result else ticket.path
+                origin = None if ticket.origin is None else split_url(ticket.origin)[0]
             elif isinstance(spec.request, Submit | Adopt):
                 place = locate(self._options, spec.request.url)
+                path, origin = place.path, place.origin
             else:
                 return self._options.quota("platform")
         except (UsageError, ValueError):
             # It will not be sent.
             return self._options.quota("platform")
-        return self._options.quota(bucket_of(place.path), place.origin)
+        return self._options.quota(bucket_of(path), origin)
 
     def adopt(self, request: Adopt) -> PollAnswer:
         """Read the first answer that the caller brings along; nothing is sent."""
@@ -150,9 +153,10 @@ class FabricTarget:
     async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
         """Ask how the operation stands."""
         ticket = _checked(ticket, spec)
-        answer = await self._ask("GET", ticket, ticket.path)
+        place = ticket.place(self._options, ticket.path)
+        answer = await self._ask("GET", ticket, place)
         read = read_poll(answer, ticket, self._options, self._clock)
-        cookies = updated(ticket.cookies, answer, ticket.place(self._options, ticket.path), self._clock)
+        cookies = updated(ticket.cookies, answer, place, self._clock)
         return read if cookies == ticket.cookies else _with_cookies(read, ticket, cookies)
 
     async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
@@ -177,7 +181,7 @@ class FabricTarget:
             raise ConflictError(
                 "Fabric has no way to cancel this operation: it runs to its end there. Forget it to stop following it"
             )
-        answer = await self._ask("POST", ticket, path)
+        answer = await self._ask("POST", ticket, ticket.place(self._options, path))
         read_canceled(answer, f"POST {path.partition('?')[0]}", self._clock)
 
     def dump_request(self, request: object) -> object:
@@ -196,8 +200,7 @@ class FabricTarget:
         """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
         return load_ticket(document)
 
-    async def _ask(self, method: str, ticket: Ticket, path: str) -> Answer:
-        place = ticket.place(self._options, path)
+    async def _ask(self, method: str, ticket: Ticket, place: Place) -> Answer:
         return await self._caller.ask(
             method, place, headers=ticket.headers, max_body=STATE_BODY_MAX, cookies=ticket.cookies
         )

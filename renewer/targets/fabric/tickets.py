@@ -77,7 +77,7 @@ def moved(options: AccountOptions, ticket: Ticket, answer: Answer) -> Ticket | N
     Operations and job instances stay where they are; what is behind any other Location may move with it.
     """
     location = answer.header("location")
-    if operation_id(ticket.path) is not None or is_job_instance(ticket.path) or location is None:
+    if location is None or operation_id(ticket.path) is not None or is_job_instance(ticket.path):
         return None
     path = path_of_location(options, location)
     if path is None or path == ticket.path:
@@ -122,18 +122,14 @@ def load_ticket(document: object) -> Ticket | None:
     if document is None:
         return None
     fields = fields_of(document, "ticket", _VERSIONS)
-    ticket = Ticket(
+    is_first = fields["v"] == 1
+    return Ticket(
         path_in(fields, "path"),
         None if optional_text_in(fields, "result_path") is None else path_in(fields, "result_path"),
         None if optional_text_in(fields, "origin") is None else origin_in(fields, "origin"),
-    )
-    if fields["v"] == 1:
-        return ticket
-    return replace(
-        ticket,
-        query=texts_in(fields, "query"),
-        headers=texts_in(fields, "headers"),
-        cookies=load_cookies(fields.get("cookies")),
+        query={} if is_first else texts_in(fields, "query"),
+        headers={} if is_first else texts_in(fields, "headers"),
+        cookies=NO_COOKIES if is_first else load_cookies(fields.get("cookies")),
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import anyio
-import httpx
+from multidict import CIMultiDict
 
 from renewer import __version__
 from renewer.errors import TransientError
@@ -17,8 +17,10 @@ from renewer.targets.http import Answer, Sender, build_transport, exchange
 from renewer.targets.rest.cookies import NO_COOKIES, Cookies, header
 from renewer.targets.rest.documents import transient
 from renewer.targets.rest.requests import OUR_HEADERS
+from renewer.targets.transport import PlainRequest
 
 if TYPE_CHECKING:
+    import httpx
     from anyio.abc import TaskStatus
 
     from renewer.ports import Clock
@@ -51,6 +53,7 @@ class Caller:
         self._spool = spool
         self._owns_client = client is None
         self._sender = client or build_account_transport(options)
+        self._bare: tuple[str, CIMultiDict[str]] | None = None
         self.token_failures = 0
         """How many requests failed for want of a token that the service takes."""
 
@@ -98,11 +101,14 @@ class Caller:
             if token == used:
                 break
             used = token
-            sent = _headers(headers, token, content)
-            cookie = header(cookies, place, self._clock)
-            if cookie is not None:
-                sent["Cookie"] = cookie
-            request = httpx.Request(method, _parsed(place.url), headers=sent, content=content)
+            if headers or cookies or content is not None:
+                sent = _headers(headers, token, content)
+                cookie = header(cookies, place, self._clock)
+                if cookie is not None:
+                    sent["Cookie"] = cookie
+            else:
+                sent = self._bare_headers(token)
+            request = PlainRequest(method, place.url, sent, content)
             answer = await exchange(self._sender, request, max_body=max_body, spool=self._spool if spooled else None)
             if answer.status != 401:
                 return answer
@@ -115,6 +121,12 @@ class Caller:
             condition=refused.condition,
         )
 
+    def _bare_headers(self, token: str) -> CIMultiDict[str]:
+        """The headers of most polls; not to be changed."""
+        if self._bare is None or self._bare[0] != token:
+            self._bare = token, _headers(_NO_HEADERS, token, None)
+        return self._bare[1]
+
 
 def build_account_transport(options: AccountOptions) -> httpx.AsyncBaseTransport:
     """Make a transport for which host names lead only where those of this account may; whoever made it closes it."""
@@ -123,18 +135,10 @@ def build_account_transport(options: AccountOptions) -> httpx.AsyncBaseTransport
     )
 
 
-def _headers(given: Mapping[str, str], token: str, content: bytes | None) -> httpx.Headers:
-    if not given and content is None:
-        return httpx.Headers({**_DEFAULTS, "Authorization": f"Bearer {token}"})
-    headers = httpx.Headers(_DEFAULTS)
+def _headers(given: Mapping[str, str], token: str, content: bytes | None) -> CIMultiDict[str]:
+    headers = CIMultiDict(_DEFAULTS)
     if content is not None:
         headers["Content-Type"] = "application/json"
     headers.update({name: value for name, value in given.items() if name.lower() not in OUR_HEADERS})
     headers["Authorization"] = f"Bearer {token}"
     return headers
-
-
-@lru_cache(maxsize=16_384)
-def _parsed(url: str) -> httpx.URL:
-    """The same operations are asked about again and again, and reading their URLs costs as much as all the rest."""
-    return httpx.URL(url)

@@ -80,6 +80,8 @@ def updated(cookies: Cookies, answer: Answer, place: Place, clock: Clock) -> Coo
 
 def header(cookies: Cookies, place: Place, clock: Clock) -> str | None:
     """The Cookie header of a request to `place`; None if it has none. Longer paths come first."""
+    if not cookies:
+        return None
     now_at = clock.utc_now().timestamp()
     fit = sorted((cookie for cookie in cookies if cookie.is_for(place, now_at)), key=lambda cookie: -len(cookie.path))
     return "; ".join(f"{cookie.name}={cookie.value}" for cookie in fit) or None

@@ -33,6 +33,8 @@ class Place:
 
     def with_query(self, more: Mapping[str, str]) -> Place:
         """The same place with these parameters added, but for those that its query has already, in any case."""
+        if not more:
+            return self
         path, _, query = self.path.partition("?")
         there = {unquote_plus(pair.partition("=")[0]).lower() for pair in query.split("&")}
         added = [

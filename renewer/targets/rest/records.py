@@ -18,6 +18,8 @@ from renewer.targets.rest.requests import Adopt, Submit
 _REQUEST_VERSIONS = (1, 2)
 """What is written is the last one. 1 knew no terms."""
 
+_NO_TEXTS: Mapping[str, str] = {}
+
 
 def dump_request(request: object) -> dict[str, Any]:
     """A `Submit` or an `Adopt` as JSON values."""
@@ -74,15 +76,17 @@ def dump_cookies(cookies: Cookies) -> list[dict[str, Any]]:
 
 def load_cookies(document: object) -> Cookies:
     """What `dump_cookies` made. Raises `RegistryError` if it cannot be read."""
-    if not isinstance(document, Sequence) or isinstance(document, str | bytes):
+    if not isinstance(document, list):
         raise damaged("cookies are not a list")
-    return tuple(_cookie(entry) for entry in cast("Sequence[object]", document))
+    return tuple(_cookie(entry) for entry in cast("list[object]", document))
 
 
 def fields_of(document: object, what: str, versions: Sequence[int]) -> Mapping[str, object]:
     """The fields of a stored object of one of these versions. Raises `RegistryError`, calling it `what`."""
-    fields = cast("Mapping[str, object]", document) if isinstance(document, Mapping) else {}
-    if isinstance(fields.get("v"), bool) or fields.get("v") not in versions:
+    # A dict, as JSON makes it: to ask for any mapping takes several times as long, and there are thousands at a start.
+    fields = cast("Mapping[str, object]", document) if isinstance(document, dict) else {}
+    version = fields.get("v")
+    if isinstance(version, bool) or version not in versions:
         raise RegistryError(
             f"the stored {what} of an operation is not of a form that this version of renewer reads; "
             "go back to the version that wrote it, or forget the operation"
@@ -103,10 +107,12 @@ def optional_text_in(fields: Mapping[str, object], name: str) -> str | None:
     return None if fields.get(name) is None else text_in(fields, name)
 
 
-def texts_in(fields: Mapping[str, object], name: str) -> dict[str, str]:
-    """Texts by name."""
+def texts_in(fields: Mapping[str, object], name: str) -> Mapping[str, str]:
+    """Texts by name; the same empty mapping wherever there are none."""
     given = fields.get(name)
-    if not isinstance(given, Mapping):
+    if given == {}:
+        return _NO_TEXTS
+    if not isinstance(given, dict):
         raise damaged(f"{name} are not names and texts")
     texts = cast("Mapping[object, object]", given)
     read = {key: text for key, text in texts.items() if isinstance(key, str) and isinstance(text, str)}

@@ -187,6 +187,9 @@ def _checked(terms: FollowTerms) -> FollowTerms:
             raise UsageError(f"poll_query.{redact(name, limit=60)}: must be a name and a text of printable characters")
     if sum(len(name) + len(value) for name, value in terms.poll_query.items()) > _MAX_QUERY:
         raise UsageError(f"poll_query: must have at most {_MAX_QUERY} characters in all")
+    if not terms.poll_query and not headers:
+        # As with almost all: two empty dicts for each would take a tenth of what an operation does.
+        return replace(terms, poll_query=DEFAULT_TERMS.poll_query, poll_headers=DEFAULT_TERMS.poll_headers)
     return replace(terms, poll_query=dict(terms.poll_query), poll_headers=headers)
 
 
