@@ -8,7 +8,7 @@ JUDGES := $(VENV)/judges
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-gateway dev test check imports fmt unit cover soak kill judges deploy-test bench \
-	bench-operations bench-quick openapi events constraints clean
+	bench-quick openapi events constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,16 +53,11 @@ deploy-test: $(VENV)/.dev ## what is under deploy/, as its users run it: systemd
 	if [ "$$(id -u)" = 0 ]; then deploy/install-test-tools.sh $(VENV)/deploy; fi
 	PATH="$(CURDIR)/$(VENV)/deploy/bin:$$PATH" $(BIN)/python -m pytest -m deploy tests/deploy -rs
 
-bench-operations: $(VENV)/.dev ## how punctually 2,000 operations are polled, beside azure-core; two minutes
-	$(BIN)/python -m benchmarks.operations
+bench: $(VENV)/.dev ## beside what does the same work today, in one run; PARTS="sessions gateway" for some of it
+	$(BIN)/python -m benchmarks $(PARTS)
 
-bench: $(VENV)/.dev ## the core against the bare heap, workers through the gateway against direct ones; ratios
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.gateway
-
-bench-quick: $(VENV)/.dev ## the same, once and small
-	$(BIN)/python -m benchmarks --quick
-	$(BIN)/python -m benchmarks.gateway --quick
+bench-quick: $(VENV)/.dev ## the same, once and small; under two minutes
+	$(BIN)/python -m benchmarks --quick $(PARTS)
 
 fmt: $(VENV)/.dev ## format, and fix what can be fixed
 	$(BIN)/ruff format .
