@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from renewer.core.leases import Lease
     from renewer.core.model import LeaseId, OperationId, Result
     from renewer.core.operations import Operation
+    from renewer.errors import RenewerError
     from renewer.messages import InFlight, ReceivedMessage
     from renewer.ports import Clock, Settlement
 
@@ -211,6 +212,13 @@ class Control(Protocol):
 
         True if it is new; False if one with the same Idempotency-Key, or a living one on the same session or message,
         was found instead.
+        """
+        ...
+
+    async def hold_all(self, requests: Sequence[HoldRequest]) -> Sequence[tuple[Lease, bool] | RenewerError]:
+        """Register several leases; each is stored, or why it was not is returned in its place, when this returns.
+
+        What is wrong with one is no matter to the others.
         """
         ...
 

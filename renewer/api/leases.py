@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from renewer.api.amqpvalues import amqp_properties
-from renewer.api.control import Control, EventDocument, HoldRequest
+from renewer.api.control import Control, EventDocument
 from renewer.api.documents import JsonResponse
 from renewer.api.finding import Epoch, check_epoch, find_lease, known_lease
 from renewer.api.models import (
@@ -21,7 +21,6 @@ from renewer.api.models import (
     LeaseWaiting,
     NewDeadLetter,
     NewLease,
-    NewOwner,
     NewSettlement,
     Renewing,
     Waiting,
@@ -41,13 +40,11 @@ from renewer.api.requests import (
 )
 from renewer.api.streams import GAP, EventStream, frame
 from renewer.api.views import Calendar, LeasePage, LeaseView, show_event, show_lease
+from renewer.api.wishes import hold_request, is_settled, owner_is_here
 from renewer.core.leases import Lease
-from renewer.core.model import NO_OWNER, LeaseId, Owner
-from renewer.core.states import LeaseState, OwnerKind, is_over
+from renewer.core.model import LeaseId
+from renewer.core.states import LeaseState, is_over
 from renewer.ports import Settlement
-
-HEARTBEAT_TTL_S = 30.0
-CONNECTION_GRACE_S = 1.0
 
 router = APIRouter(route_class=ApiRoute, default_response_class=JsonResponse, tags=["leases"])
 
@@ -97,28 +94,11 @@ async def create_lease(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Keep a lock. With `wait`, the answer is held back until the lease is no longer `acquiring`."""
-    lease, created = await control.hold(
-        HoldRequest(
-            servicebus=body.servicebus,
-            entity=body.entity,
-            kind=body.kind,
-            session_id=body.session_id,
-            lock_token=body.lock_token,
-            locked_until=None if body.locked_until_utc is None else body.locked_until_utc.timestamp(),
-            sequence_number=body.sequence_number,
-            lock_duration_s=body.lock_duration,
-            reacquire=body.reacquire,
-            max_duration_s=body.max_duration,
-            labels=body.labels,
-            owner=_owner(body.owner),
-            callback=body.callback,
-            idempotency=idempotency(request, idempotency_key, body),
-        )
-    )
+    lease, created = await control.hold(hold_request(body, idempotency(request, idempotency_key, body)))
     lease_id = lease.spec.id
     if waiting.wait:
-        with known_lease(), _owner_is_here(control, lease):
-            await while_wanted(request, partial(control.wait_lease, lease_id, _is_settled, waiting.wait))
+        with known_lease(), owner_is_here(control, lease):
+            await while_wanted(request, partial(control.wait_lease, lease_id, is_settled, waiting.wait))
     await control.settled(lease_id)
     shown = show_lease(lease, Calendar(control.clock))
     headers = {"Location": f"/v1/leases/{lease_id}", **replayed(lease.spec, idempotency_key, created=created)}
@@ -135,7 +115,7 @@ async def get_lease(
     """Show a lease. With `wait`, the answer is held back until it is settled, or over."""
     lease_id = find_lease(control, id_).spec.id
     if waiting.wait:
-        done = _is_settled if waiting.until == "settled" else _is_over
+        done = is_settled if waiting.until == "settled" else _is_over
         with known_lease():
             await while_wanted(request, partial(control.wait_lease, lease_id, done, waiting.wait))
     return await _answer(control, lease_id)
@@ -324,26 +304,8 @@ def _properties(body: NewSettlement | None) -> dict[str, Any]:
     return {} if body is None else amqp_properties(body.properties)
 
 
-def _owner_is_here(control: Control, lease: Lease) -> AbstractContextManager[None]:
-    """While the registrar waits, its request is the connection of the owner, whose own is still to come."""
-    if lease.spec.owner.kind is not OwnerKind.CONNECTION or is_over(lease.state):
-        return nullcontext()
-    return control.owner_connection(lease.spec.id, is_new=True)
-
-
-def _is_settled(lease: Lease) -> bool:
-    return lease.state is not LeaseState.ACQUIRING
-
-
 def _is_over(lease: Lease) -> bool:
     return is_over(lease.state)
-
-
-def _owner(asked: NewOwner | None) -> Owner:
-    if asked is None:
-        return NO_OWNER
-    default_s = {OwnerKind.HEARTBEAT: HEARTBEAT_TTL_S, OwnerKind.CONNECTION: CONNECTION_GRACE_S}.get(asked.kind, 0.0)
-    return Owner(asked.kind, default_s if asked.ttl is None else asked.ttl, asked.pid)
 
 
 def _keep(wanted: LeaseFilter) -> Callable[[Lease], bool]:

@@ -121,6 +121,15 @@ class NewLease(_Wire):
         return self
 
 
+MAX_LEASES_AT_ONCE = 1000
+
+
+class NewLeases(_Wire):
+    """Several locks that are to be kept."""
+
+    leases: Annotated[list[NewLease], Field(min_length=1, max_length=MAX_LEASES_AT_ONCE)]
+
+
 class NewSettlement(_Wire):
     """How a message is to be changed when it is abandoned or deferred."""
 

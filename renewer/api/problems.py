@@ -96,8 +96,8 @@ class Problem(HTTPException):
         self.errors = list(errors)
         self.extra = extra
 
-    def response(self) -> Response:
-        """The problem as an HTTP answer."""
+    def document(self) -> dict[str, object]:
+        """The problem as JSON values."""
         document: dict[str, object] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
@@ -107,7 +107,11 @@ class Problem(HTTPException):
         }
         if self.errors:
             document["errors"] = self.errors
-        return Response(to_json(document), self.status_code, self.headers, MEDIA_TYPE)
+        return document
+
+    def response(self) -> Response:
+        """The problem as an HTTP answer."""
+        return Response(to_json(self.document()), self.status_code, self.headers, MEDIA_TYPE)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -164,25 +168,30 @@ async def answer_validation_error(_request: Request, error: Exception) -> Respon
 
 async def answer_renewer_error(_request: Request, error: Exception) -> Response:
     """Answer what the daemon, or a remote system through it, said to a wish."""
+    return problem_of(error).response()
+
+
+def problem_of(error: Exception) -> Problem:
+    """What the daemon, or a remote system through it, said to a wish. Raises what is not for the caller's ears."""
     detail = str(error)
     match error:
         case UnknownHandleError():
-            return Problem(404, detail).response()
+            return Problem(404, detail)
         case UsageError():
-            return Problem(422, detail).response()
+            return Problem(422, detail)
         case MessageSettledError():
-            return Problem(409, detail, state="settled", settled=error.fate).response()
+            return Problem(409, detail, state="settled", settled=error.fate)
         case ConflictError():
             extra: dict[str, Any] = {"lease": error.lease, "state": error.state}
-            return Problem(409, detail, **{name: said for name, said in extra.items() if said is not None}).response()
+            return Problem(409, detail, **{name: said for name, said in extra.items() if said is not None})
         case LeaseLostError():
-            return Problem(409, detail, state="lost", reason=error.reason).response()
+            return Problem(409, detail, state="lost", reason=error.reason)
         case AdmissionError():
-            return Problem(429, detail, headers=_retry_after(error.retry_after_s)).response()
+            return Problem(429, detail, headers=_retry_after(error.retry_after_s))
         case RegistryError():
-            return Problem(503, detail).response()
+            return Problem(503, detail)
         case TransientError():
-            return _transient(error).response()
+            return _transient(error)
         case _:
             raise error
 

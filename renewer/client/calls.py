@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
-from renewer.client.errors import BadRequest
+from renewer.client.errors import BadRequest, ProtocolError, RenewerApiError
 from renewer.client.messages import InFlight, in_flight_of, messages_of
 from renewer.client.models import (
     Lease,
@@ -30,7 +30,7 @@ from renewer.client.models import (
 )
 from renewer.client.quantities import Duration, seconds
 from renewer.client.saving import Saving
-from renewer.client.wire import BINARY_TYPE, JSON_TYPE, STREAM_TYPE, Answer, Call, Request, check
+from renewer.client.wire import BINARY_TYPE, JSON_TYPE, STREAM_TYPE, Answer, Call, Request, check, error_of
 
 _Item = TypeVar("_Item")
 
@@ -51,6 +51,11 @@ SETTLE_S: Final = 15.0
 
 RECEIVE_S: Final = 15.0
 """How much longer than usual it may take to receive, beside what is waited for a message: the broker is asked."""
+
+MANY_S: Final = 15.0
+"""How much longer than usual it may take to take on many leases."""
+
+MAX_LEASES_AT_ONCE: Final = 1000
 
 FIRST_ANSWER_S: Final = 60.0
 """How much longer than usual a registration of an operation may take: the service's first answer is waited for."""
@@ -159,6 +164,50 @@ def lease(lease_id: str, *, wait_s: float = 0.0, until: Literal["settled", "over
 
 def register_lease(wish: LeaseWish, *, wait_s: float, idempotency_key: str) -> Call[Registered]:
     """Have a lock held. Raises `BadRequest` for what cannot be written."""
+    request = _post(
+        "/v1/leases",
+        _lease_body(wish),
+        params=_wait(wait_s),
+        headers={"Idempotency-Key": idempotency_key},
+        extra_s=wait_s,
+    )
+
+    def read(answer: Answer) -> Registered:
+        made = answer.status == 201 or _header(answer, "idempotent-replayed") == "true"
+        return Registered(lease_of(check(answer).json()), made)
+
+    return Call(request, read)
+
+
+def register_leases(
+    wishes: Sequence[LeaseWish], *, wait_s: float, idempotency_key: str | None = None
+) -> Call[list[Lease | RenewerApiError]]:
+    """Have many locks held, `MAX_LEASES_AT_ONCE` at most. Raises `BadRequest` for what cannot be written."""
+    request = _post(
+        "/v1/leases/batch",
+        {"leases": [_lease_body(wish) for wish in wishes]},
+        params=_wait(wait_s),
+        headers={} if idempotency_key is None else {"Idempotency-Key": idempotency_key},
+        extra_s=wait_s + MANY_S,
+    )
+
+    def read(answer: Answer) -> list[Lease | RenewerApiError]:
+        items, _ = page_of(check(answer).json())
+        if len(items) != len(wishes):
+            raise ProtocolError("what answered is not a renewer of this version: not every lease was answered")
+        return [_taken_on(item) for item in items]
+
+    return Call(request, read)
+
+
+def _taken_on(item: Mapping[str, Any]) -> Lease | RenewerApiError:
+    status = item.get("status")
+    if "problem" in item and isinstance(status, int):
+        return error_of(Answer(status, {}, json.dumps(item["problem"]).encode()))
+    return lease_of(item.get("lease"))
+
+
+def _lease_body(wish: LeaseWish) -> dict[str, Any]:
     owner: dict[str, Any] = {"kind": wish.owner}
     if wish.owner_ttl is not None:
         if wish.owner in {"none", "pid"}:
@@ -168,7 +217,7 @@ def register_lease(wish: LeaseWish, *, wait_s: float, idempotency_key: str) -> C
         raise BadRequest(f"pid: goes with owner='pid', not with {wish.owner!r}")
     if wish.owner == "pid":
         owner["pid"] = os.getpid() if wish.pid is None else wish.pid
-    body = _without_none(
+    return _without_none(
         servicebus=wish.servicebus,
         entity=wish.entity,
         kind=wish.kind,
@@ -183,19 +232,6 @@ def register_lease(wish: LeaseWish, *, wait_s: float, idempotency_key: str) -> C
         callback=wish.callback,
         owner=owner if wish.owner != "none" else None,
     )
-    request = _post(
-        "/v1/leases",
-        body,
-        params=_wait(wait_s),
-        headers={"Idempotency-Key": idempotency_key},
-        extra_s=wait_s,
-    )
-
-    def read(answer: Answer) -> Registered:
-        made = answer.status == 201 or _header(answer, "idempotent-replayed") == "true"
-        return Registered(lease_of(check(answer).json()), made)
-
-    return Call(request, read)
 
 
 def release(lease_id: str, *, forget: bool = False) -> Call[None]:

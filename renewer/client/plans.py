@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from renewer.client import calls
 from renewer.client.address import Address
-from renewer.client.errors import NotFound, Timeout
+from renewer.client.errors import NotFound, RenewerApiError, Timeout
 from renewer.client.models import Lease, Operation, Waited
 from renewer.client.saving import Saving
 from renewer.client.wire import Answer, Call, Request, Unanswered
@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 
 WAIT_SLICE_S: Final = 60.0
 """How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
+
+_MANY: Final = 100
+"""How many leases one request asks for: enough to make it cheap, and few enough for all to get their turn."""
 
 _FEW: Final = 5
 _FIRST_DELAY_S: Final = 0.05
@@ -101,6 +104,37 @@ def hold(wish: calls.LeaseWish, terms: Terms, *, wait_s: float, idempotency_key:
     while lease.state == "acquiring" and (rest_s := over_at - terms.clock()) > 0.001:
         lease = yield from exchange(calls.lease(lease.id, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
     return lease
+
+
+def hold_all(wishes: Sequence[calls.LeaseWish], terms: Terms, *, wait_s: float) -> Plan[list[Lease | RenewerApiError]]:
+    """Register many leases and wait until they are settled, or the time is over."""
+    over_at = terms.clock() + wait_s
+    groups = [_Group(wishes[first : first + _MANY]) for first in range(0, len(wishes), _MANY)]
+    for group in groups:
+        # All are asked for before any is waited for; the last are waited for at once.
+        yield from group.ask(terms, wait_s if group is groups[-1] else 0.0)
+    for group in groups:
+        while group.is_acquiring and (rest_s := over_at - terms.clock()) > 0.001:
+            yield from group.ask(terms, rest_s)
+    return [answer for group in groups for answer in group.answers]
+
+
+class _Group:
+    """Leases that one request asks for, and what was answered last. To ask again finds the same leases."""
+
+    def __init__(self, wishes: Sequence[calls.LeaseWish]) -> None:
+        self.answers: list[Lease | RenewerApiError] = []
+        self._wishes = wishes
+        # Whoever names no owner is given the lease that lives on the session; others need a key to find their own.
+        self._key = None if all(wish.owner == "none" for wish in wishes) else new_key()
+
+    @property
+    def is_acquiring(self) -> bool:
+        return any(isinstance(answer, Lease) and answer.state == "acquiring" for answer in self.answers)
+
+    def ask(self, terms: Terms, wait_s: float) -> Plan[None]:
+        call = calls.register_leases(self._wishes, wait_s=min(wait_s, WAIT_SLICE_S), idempotency_key=self._key)
+        self.answers = yield from exchange(call, terms)
 
 
 def wait_lease(lease_id: str, until: Literal["settled", "over"], terms: Terms, *, wait_s: float) -> Plan[Lease]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from renewer.client import calls, plans
 from renewer.client.arguments import kept, limit_s
 from renewer.client.calls import LeaseWish, Names, OwnerKind
+from renewer.client.errors import RenewerApiError
 from renewer.client.models import Lease, Page
 from renewer.client.quantities import Duration, seconds
 from renewer.client.sync_base import Base
@@ -135,6 +136,44 @@ class LeaseMethods(Base):
                 idempotency_key=idempotency_key,
             )
         )
+
+    def hold_all(
+        self,
+        entity: str,
+        session_ids: Iterable[str],
+        *,
+        servicebus: str | None = None,
+        lock_duration: Duration | None = None,
+        reacquire: bool | None = None,
+        max_duration: Duration | None = None,
+        labels: Mapping[str, str] | None = None,
+        callback: str | None = None,
+        owner: OwnerKind = "none",
+        owner_ttl: Duration | None = None,
+        pid: int | None = None,
+        wait: Duration = 0.0,
+    ) -> list[Lease | RenewerApiError]:
+        """Have many sessions of one entity held, with few requests: `hold` for each, or the error that it would raise.
+
+        With `wait`, returns once none of them is being acquired any longer, or the time is over.
+        """
+        wishes = [
+            LeaseWish(
+                entity,
+                session_id,
+                servicebus,
+                lock_duration=lock_duration,
+                reacquire=reacquire,
+                max_duration=max_duration,
+                labels=labels,
+                callback=callback,
+                owner=owner,
+                owner_ttl=owner_ttl,
+                pid=pid,
+            )
+            for session_id in session_ids
+        ]
+        return self._driver.run(plans.hold_all(wishes, self._terms, wait_s=seconds("wait", wait)))
 
     def release(self, lease_id: str) -> None:
         """Give a lock back; it is free when this returns. One that has ended already is no error."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio.lowlevel
 
 from renewer.core.events import LeaseRegistered, LeaseReleaseRequested, LeaseRenewRequested, OwnerSeen
 from renewer.core.states import LeaseKind, LeaseState, OwnerKind, is_over
 from renewer.daemon.admission import FULL_RETRY_S, Admission
 from renewer.daemon.owners import identified
 from renewer.daemon.registrar import check_same, is_same_wish
-from renewer.errors import AdmissionError, ConflictError, LeaseLostError, TransientError
+from renewer.errors import AdmissionError, ConflictError, LeaseLostError, RenewerError, TransientError
 
 if TYPE_CHECKING:
     from renewer.api.control import HoldRequest
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from renewer.daemon.supervisor import Supervisor
     from renewer.daemon.waiting import Waiting
     from renewer.ports import Clock
+
+
+AT_ONCE: Final = 50
+"""How many leases are taken on before others have their turn on the event loop."""
 
 
 class Pools(Protocol):
@@ -67,6 +73,28 @@ class LeaseControl(Admission):
 
     async def hold(self, request: HoldRequest) -> tuple[Lease, bool]:
         """Register a lease, or find the one that was asked for before or lives on the same lock."""
+        return await self._acknowledged(self._take_on(request))
+
+    async def hold_all(self, requests: Sequence[HoldRequest]) -> list[tuple[Lease, bool] | RenewerError]:
+        """The same for several, which become durable together; what one comes to is no matter to the others."""
+        taken_on: list[tuple[Lease, bool] | RenewerError] = []
+        for number, request in enumerate(requests, 1):
+            try:
+                taken_on.append(self._take_on(request))
+            except RenewerError as error:
+                taken_on.append(error)
+            if number % AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        answers: list[tuple[Lease, bool] | RenewerError] = []
+        for one in taken_on:
+            try:
+                answers.append(one if isinstance(one, RenewerError) else await self._acknowledged(one))
+            except RenewerError as error:
+                answers.append(error)
+        return answers
+
+    def _take_on(self, request: HoldRequest) -> tuple[Lease, bool]:
+        """The lease as it is kept, and whether it is new; it is not stored yet."""
         asked_before = self.registrar.lease_asked_before(request.idempotency)
         found = None if asked_before is None else self.lease(asked_before)
         if found is not None:
@@ -77,7 +105,6 @@ class LeaseControl(Admission):
             if found is not None and not is_same_wish(found.spec, spec):
                 raise self._kept_by(found)
         if found is not None:
-            await self._found(found.spec.id)
             return found, False
         spec = replace(spec, owner=identified(spec.owner))
         if self._pools is not None and self._pools.covers(spec):
@@ -87,8 +114,13 @@ class LeaseControl(Admission):
             self._admit(self._supervisor.scheduler.living_leases, self.limits.leases, "max_leases")
             self._admit_session(spec)
             self.register(spec)
-        await self._stored(spec)
         return self._need_lease(spec.id), True
+
+    async def _acknowledged(self, taken_on: tuple[Lease, bool]) -> tuple[Lease, bool]:
+        """The same, once it is stored."""
+        lease, is_new = taken_on
+        await (self._stored(lease.spec) if is_new else self._found(lease.spec.id))
+        return taken_on
 
     def register(self, spec: LeaseSpec) -> None:
         """Register a lease as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,12 @@ POOLED = "pool"
 """The origin of those that a pool keeps, for as long as nobody has taken them. `pool` in the context names it."""
 
 
+_NO_LABELS: Mapping[str, str] = {}
+_NO_CONTEXT: Mapping[str, Any] = {}
 _PATIENT_S = 365 * 86_400.0
+
+_Lock = tuple[str, str, LeaseKind, str]
+"""Target, entity in lower case, kind, and the session's id or the message's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Registrar:
         self.namespaces = namespaces
         self.accounts = accounts
         self._check_callback = check_callback
-        self._by_lock: dict[tuple[str, str, str], LeaseId] = {}
+        self._by_lock: dict[_Lock, LeaseId] = {}
         self._by_idempotency: dict[tuple[type, str], str] = {}
 
     def lease(self, request: HoldRequest, *, origin: str = "api") -> LeaseSpec:
@@ -91,7 +97,8 @@ class Registrar:
             raise UsageError("session_id: a message lock is named by its lock_token alone")
         context: dict[str, Any] = {"origin": origin}
         asked = {"reacquire": request.reacquire, "max_duration_s": request.max_duration_s}
-        context["asked"] = {key: value for key, value in asked.items() if value is not None}
+        if asked := {key: value for key, value in asked.items() if value is not None}:
+            context["asked"] = asked
         self._add_context(context, request.callback, request.idempotency)
         spec = LeaseSpec(
             id=LeaseId(f"lease-{secrets.token_hex(8)}"),
@@ -102,7 +109,7 @@ class Registrar:
             lock_token=None if request.lock_token is None else str(parse_lock_token(request.lock_token)),
             sequence_number=request.sequence_number,
             lock_duration_s=request.lock_duration_s,
-            labels=dict(request.labels),
+            labels=dict(request.labels) if request.labels else _NO_LABELS,
             owner=request.owner,
             context=context,
         )
@@ -114,7 +121,8 @@ class Registrar:
         namespace = self.namespaces.get(spec.target)
         # What a gateway keeps has its own policy from there.
         policy = spec.policy if namespace is None else namespace.policy
-        policy = replace(policy, **spec.context.get("asked", {}))
+        if asked := spec.context.get("asked"):
+            policy = replace(policy, **asked)
         if spec.owner.kind is not OwnerKind.NONE:
             # Its owner waits for as long as it wants to, and is noticed when it does not any longer.
             policy = replace(policy, acquire_timeout_s=_PATIENT_S)
@@ -132,23 +140,28 @@ class Registrar:
             asked["deadline_s"] = request.deadline_s
         if request.early_probe_s is not None:
             asked["early_probe_s"] = request.early_probe_s or None
-        context: dict[str, Any] = {"asked": asked}
+        context: dict[str, Any] = {"asked": asked} if asked else {}
         self._add_context(context, request.callback, request.idempotency)
         spec = OperationSpec(
             id=OperationId(f"op-{secrets.token_hex(8)}"),
             account=name,
             request=prepared.request,
             retry_safe=prepared.retry_safe,
-            labels=dict(request.labels),
-            context=context,
+            labels=dict(request.labels) if request.labels else _NO_LABELS,
+            context=context or _NO_CONTEXT,
         )
         return self.with_poll_policy(spec), prepared.first
 
     def with_poll_policy(self, spec: OperationSpec) -> OperationSpec:
         """The operation, followed as the configuration says now and its registrar asked."""
-        account = self.accounts.get(spec.account)
-        policy = PollPolicy() if account is None else account.policy
-        return replace(spec, policy=replace(policy, **spec.context.get("asked", {})))
+        return replace(spec, policy=self.poll_policy(spec.account, spec.context))
+
+    def poll_policy(self, account: str, context: Mapping[str, Any]) -> PollPolicy:
+        """How operations of this account and context are followed: most of them share the account's own policy."""
+        known = self.accounts.get(account)
+        policy = PollPolicy() if known is None else known.policy
+        asked = context.get("asked")
+        return replace(policy, **asked) if asked else policy
 
     def note(self, spec: LeaseSpec | OperationSpec) -> None:
         """Know what is registered by its lock, and by its Idempotency-Key."""
@@ -216,7 +229,7 @@ def is_same_wish(spec: LeaseSpec, other: LeaseSpec) -> bool:
     return (
         spec.owner == other.owner == NO_OWNER
         and (spec.lock_duration_s, spec.labels) == (other.lock_duration_s, other.labels)
-        and all(spec.context.get(name) == other.context.get(name) for name in ("asked", "callback"))
+        and all((spec.context.get(name) or None) == (other.context.get(name) or None) for name in ("asked", "callback"))
     )
 
 
@@ -228,9 +241,10 @@ def check_same(idempotency: Idempotency | None, spec: LeaseSpec | OperationSpec)
         )
 
 
-def _lock_of(spec: LeaseSpec) -> tuple[str, str, str] | None:
+def _lock_of(spec: LeaseSpec) -> _Lock | None:
     what = spec.session_id if spec.kind is LeaseKind.SESSION else spec.lock_token
-    return None if what is None else (spec.target, spec.entity.lower(), f"{spec.kind}:{what}")
+    # Interned: there are thousands of leases, and a few entities.
+    return None if what is None else (spec.target, sys.intern(spec.entity.lower()), spec.kind, what)
 
 
 def _choose(given: str | None, known: Mapping[str, object], field: str) -> str:

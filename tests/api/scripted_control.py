@@ -15,7 +15,7 @@ from renewer.core.leases import Lease, Loss
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Result
 from renewer.core.operations import Operation
 from renewer.core.states import LeaseState, LossReason, MessageFate, OperationState, OwnerKind, is_over
-from renewer.errors import AdmissionError, ConflictError, LeaseLostError, UnknownHandleError, UsageError
+from renewer.errors import AdmissionError, ConflictError, LeaseLostError, RenewerError, UnknownHandleError, UsageError
 from renewer.messages import InFlight, ReceivedMessage
 from renewer.ports import Settlement
 
@@ -203,6 +203,15 @@ class ScriptedControl:
         )
         self._remember(request, lease)
         return lease, True
+
+    async def hold_all(self, requests: Sequence[HoldRequest]) -> list[tuple[Lease, bool] | RenewerError]:
+        answers: list[tuple[Lease, bool] | RenewerError] = []
+        for request in requests:
+            try:
+                answers.append(await self.hold(request))
+            except RenewerError as error:
+                answers.append(error)
+        return answers
 
     async def release(self, lease_id: LeaseId) -> None:
         self._fail("release")

@@ -73,7 +73,7 @@ async def test_what_is_shown_is_what_the_document_says():
     owner = Owner(OwnerKind.HEARTBEAT, 5)
     leases = [control.add_lease(state=state, owner=owner, labels={"a": "b"}) for state in LeaseState]
     control.lose(leases[0])
-    leases[1]._owner.until = control.now()
+    leases[1].owner_until = control.now()
     operations = [control.add_operation(state) for state in OperationState]
     control.finish(operations[0], Result("json", None, b"{}"))
     operations[1].error = {"any": ["thing"]}

@@ -110,6 +110,20 @@ def test_a_session_is_held_beyond_its_lock_and_carries_state(api):
 
 
 @pytest.mark.usefixtures("daemon")
+def test_many_sessions_are_held_at_once(api):
+    names = [f"many-{number}" for number in range(150)]
+    with Client(api) as client:
+        found = client.hold_all("orders", names, labels={"a": "b"}, wait=LIMIT_S)
+    assert [(lease.session_id, lease.state) for lease in found] == [(name, "held") for name in names]
+
+    async def again():
+        async with AsyncClient(api) as client:
+            return await client.hold_all("orders", names, labels={"a": "b"})
+
+    assert [lease.id for lease in anyio.run(again)] == [lease.id for lease in found]
+
+
+@pytest.mark.usefixtures("daemon")
 def test_a_worker_that_is_killed_leaves_its_session_to_the_next(api):
     with subprocess.Popen([sys.executable, "-c", OWNER, api], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
