@@ -69,7 +69,7 @@ PHRASES: Final = {
     "operation state changed": "It went on to `state`: a warning where it ended other than well.",
     "operation forgotten": "Its record and its result are gone, `keep_ended` after its end.",
     # The daemon
-    "daemon ready": "It takes work. The addresses are where it listens.",
+    "daemon ready": "It takes work. The addresses are where it listens, `event_loop` is asyncio or uvloop.",
     "daemon stopping": "It takes no more work and gives every lease back.",
     "daemon stopped": "The end, in good order.",
     "signal received": "SIGTERM and SIGINT stop it, SIGHUP reads the configuration again.",
@@ -100,6 +100,7 @@ PHRASES: Final = {
     "reply dropped": "The broker answered something that nobody asked.",
     "a connection failed": _OURS + " The connection is made anew.",
     "renewals raised an unexpected error": _OURS + " The renewals are tried again.",
+    "the answer for a lock was not taken in": _OURS + " The next renewal of that lock is tried as usual.",
     # The gateway
     "gateway listening": "Workers can connect to it.",
     "worker let in": "A worker connected and showed that it may.",

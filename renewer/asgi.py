@@ -102,7 +102,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error}; choose another address or port") from error
+        raise UsageError(f"cannot listen on {host}:{port}: {_reason(error)}; choose another address or port") from error
 
 
 def listen_unix(path: Path, *, mode: int, group: str | None = None) -> socket.socket:
@@ -131,11 +131,16 @@ def listen_unix(path: Path, *, mode: int, group: str | None = None) -> socket.so
             raise
     except OSError as error:
         listener.close()
-        raise UsageError(f"cannot listen on {path}: {error}") from error
+        raise UsageError(f"cannot listen on {path}: {_reason(error)}") from error
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _reason(error: OSError) -> str:
+    # Less what the standard library appends, where the address, which we name ourselves, is told again.
+    return (error.strerror or str(error)).partition(" (while ")[0].lower()
 
 
 def _give_to(path: Path, group: str) -> None:
@@ -156,7 +161,7 @@ def _clear_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"cannot listen on {path}: {error}") from error
+        raise UsageError(f"cannot listen on {path}: {_reason(error)}") from error
     if not stat.S_ISSOCK(kind):
         in_the_way = FileExistsError(errno.EEXIST, "something that is not a socket is there")
         raise UsageError(f"cannot listen on {path}: {in_the_way.strerror}") from in_the_way
@@ -167,7 +172,7 @@ def _clear_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot listen on {path}: {error}") from error
+            raise UsageError(f"cannot listen on {path}: {_reason(error)}") from error
         else:
             in_use = OSError(errno.EADDRINUSE, "another daemon is listening there")
             raise UsageError(f"cannot listen on {path}: {in_use.strerror}") from in_use

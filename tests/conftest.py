@@ -12,6 +12,10 @@ for number in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+# What daemons run on that are tested as processes, so that nobody's installed packages decide. Set it to uvloop to have
+# them run on that.
+os.environ.setdefault("RENEWER_DAEMON__EVENT_LOOP", "asyncio")
+
 settings.register_profile("default", max_examples=50, stateful_step_count=40, deadline=None, derandomize=True)
 settings.register_profile(
     "deep",

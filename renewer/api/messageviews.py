@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from renewer.api.amqpvalues import TypeName, typed_json
 from renewer.api.jsonpieces import Members
+from renewer.api.views import answer
 from renewer.messages import DataBody, MessageState, ReceivedMessage, SequenceBody, UnreadableBody, ValueBody
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class MessageView(TypedDict):
     body: DataView | SequenceView | ValueView | UnreadableView | None
 
 
+@answer
 class MessagesView(TypedDict):
     """Messages, in their order."""
 
@@ -108,6 +110,7 @@ class InFlightView(TypedDict):
     is_lost: bool
 
 
+@answer
 class InFlightListView(TypedDict):
     """Messages in flight."""
 

@@ -26,6 +26,7 @@ LOOKED_AT_ONCE = 1000
 SHOWN_AT_ONCE = 100
 
 _Item = TypeVar("_Item", Lease, Operation)
+_Shown = TypeVar("_Shown")
 _State = TypeVar("_State", LeaseState, OperationState)
 
 _RANK = {LeaseState.AT_RISK: 0, LeaseState.HELD: 1, LeaseState.ACQUIRING: 2, LeaseState.LOST: 3, LeaseState.RELEASED: 3}
@@ -79,7 +80,7 @@ async def nearest_expiry(
 
 
 async def shown_in_slices(
-    items: Sequence[_Item], show: Callable[[_Item, Calendar], Mapping[str, object]], clock: Clock
+    items: Sequence[_Shown], show: Callable[[_Shown, Calendar], Mapping[str, object]], clock: Clock
 ) -> bytes:
     """A JSON array of `items` as they stand, each in itself; others get their turn in between."""
     parts: list[bytes] = []

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import renewer
-from renewer.api import events, leases, messages, operations, status
+from renewer.api import events, leasebatches, leases, messages, operations, status
 from renewer.api.documents import JsonResponse
 from renewer.api.guard import Guard
 from renewer.api.problems import HANDLERS, ProblemDocument
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from renewer.api.control import Control
 
-_ROUTERS = (leases.router, messages.router, operations.router, events.router, status.router)
+_ROUTERS = (leases.router, leasebatches.router, messages.router, operations.router, events.router, status.router)
 
 _DESCRIPTION = """Keeps locks and follows long-running operations; see the README.
 

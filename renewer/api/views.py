@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from renewer.api.advice import advice
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from renewer.core.model import Owner
     from renewer.core.operations import Operation
     from renewer.ports import Clock
+
+
+answer = with_config(ConfigDict(defer_build=True))
+"""For what is answered as a whole: its schema is for the document alone, and to build it would hold up every start."""
 
 
 class LossView(TypedDict):
@@ -36,6 +41,7 @@ class OwnerView(TypedDict):
     remaining_s: float | None
 
 
+@answer
 class LeaseView(TypedDict):
     """A lease. `remaining_s` is negative for a lease at risk. `settled`: what became of its message, if that ended it.
 
@@ -73,6 +79,7 @@ class LeaseView(TypedDict):
     owner: OwnerView
 
 
+@answer
 class LeasePage(TypedDict):
     """A page of leases; `next` is the `after` of the next page, or null."""
 
@@ -88,6 +95,7 @@ class ResultView(TypedDict):
     href: str | None
 
 
+@answer
 class OperationView(TypedDict):
     """An operation. `status` is the service's word, `state` ours.
 
@@ -120,6 +128,7 @@ class OperationView(TypedDict):
     labels: dict[str, str]
 
 
+@answer
 class OperationPage(TypedDict):
     """A page of operations; `next` is the `after` of the next page, or null."""
 
@@ -127,6 +136,7 @@ class OperationPage(TypedDict):
     next: str | None
 
 
+@answer
 class WaitedView(TypedDict):
     """What became of a wait: those known, in the order asked, and the ids of those that are not."""
 
@@ -180,6 +190,7 @@ class LimitsView(TypedDict):
     operations: int
 
 
+@answer
 class StatusView(TypedDict):
     """The daemon. `trouble` says, for people, what is wrong; empty as a rule."""
 

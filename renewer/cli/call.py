@@ -15,7 +15,7 @@ import typer
 from renewer.cli.exitcodes import CommandError, ExitCode
 
 if TYPE_CHECKING:
-    from renewer.cli.connect import Endpoint
+    from renewer.cli.endpoint import Endpoint
     from renewer.client import Client
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class Call:
 
     def endpoint(self) -> Endpoint:
         """Where the daemon is. Raises `CommandError` if none can be found."""
-        from renewer.cli.connect import find
+        from renewer.cli.endpoint import find
 
         return find(self.api, key_file=self.key_file, config=self.config)
 
@@ -168,6 +168,8 @@ FindOption = Annotated[
 FormatOption = Annotated[
     Format, typer.Option("--output", "-o", help="table for people, json for programs.", rich_help_panel="Daemon")
 ]
+AnswerOption = Annotated[Format, typer.Option("--output", "-o", help="table for people, json for programs.")]
+"""The same, for commands that talk to no daemon."""
 
 _SHARED = (
     inspect.Parameter("api", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ApiOption),

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from renewer.cli.call import flowing
 from renewer.errors import UsageError
+
+app = typer.Typer()
 
 
 def demo(
@@ -41,3 +44,6 @@ def demo(
     from renewer.cli.demo import run_demo
 
     run_demo(for_, as_json=as_json)
+
+
+app.command(help=flowing(demo.__doc__))(demo)

@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from renewer.cli.call import flowing
+
+app = typer.Typer()
+
 
 class Output(StrEnum):
     """How findings are told."""
@@ -39,3 +43,6 @@ def doctor(
     from renewer.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(config, overrides or [], output.value))
+
+
+app.command(help=flowing(doctor.__doc__))(doctor)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from renewer.cli.call import Call
-    from renewer.cli.connect import Endpoint
+    from renewer.cli.endpoint import Endpoint
     from renewer.client import Session
 
 _FORWARDED = (

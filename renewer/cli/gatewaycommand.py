@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-gateway_app = typer.Typer(no_args_is_help=True, help="What workers need to come in by a gateway.")
+from renewer.cli.later import Group
+
+gateway_app = typer.Typer(cls=Group, no_args_is_help=True, help="What workers need to come in by a gateway.")
 
 
 @gateway_app.command("connection-string")

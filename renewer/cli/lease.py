@@ -10,12 +10,13 @@ import typer
 
 from renewer.cli.call import Call, add_command, check_id
 from renewer.cli.exitcodes import CommandError, ExitCode
+from renewer.cli.later import Group
 from renewer.errors import UsageError
 
 if TYPE_CHECKING:
     from renewer.client import Client, Lease
 
-lease_app = typer.Typer(no_args_is_help=True, help="Locks: look at them, hold, renew, release, watch.")
+lease_app = typer.Typer(cls=Group, no_args_is_help=True, help="Locks: look at them, hold, renew, release, watch.")
 
 
 class Sort(StrEnum):

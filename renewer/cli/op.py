@@ -11,6 +11,7 @@ import typer
 
 from renewer.cli.call import Call, add_command, check_id
 from renewer.cli.exitcodes import CommandError, ExitCode
+from renewer.cli.later import Group
 from renewer.cli.opterms import (
     AccountOption,
     CallbackOption,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from renewer.cli.curl import RawAnswer
     from renewer.client import Operation
 
-op_app = typer.Typer(no_args_is_help=True, help="Long-running operations: submit, adopt, wait for, read.")
+op_app = typer.Typer(cls=Group, no_args_is_help=True, help="Long-running operations: submit, adopt, wait for, read.")
 
 PAGE = 1000
 """As many items as the daemon gives at once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 from contextlib import closing
@@ -15,6 +14,7 @@ import anyio
 from renewer.cli.overrides import parse_overrides
 from renewer.config import load
 from renewer.daemon.app import Daemon
+from renewer.daemon.garbage import collect_seldom
 from renewer.observe import LogSink, configure_logging
 
 if TYPE_CHECKING:
@@ -29,11 +29,23 @@ def run_daemon(config: Path | None, overrides: list[str]) -> None:
     def read_settings() -> Settings:
         return load(config, environ=os.environ, overrides=parse_overrides(overrides))
 
+    _fill_standard_streams()
     settings = read_settings()
     _allow_many_files()
-    _collect_garbage_seldom()
+    collect_seldom()
     with closing(configure_logging(level=settings.daemon.log_level, log_format=settings.daemon.log_format)) as sink:
-        anyio.run(_serve, settings, read_settings, sink)
+        options = {"use_uvloop": settings.daemon.uses_uvloop()}
+        anyio.run(_serve, settings, read_settings, sink, backend_options=options)
+
+
+def _fill_standard_streams() -> None:
+    """Where one is closed a socket would get its number: libuv aborts over that, and what is printed would go there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _allow_many_files() -> None:
@@ -41,17 +53,6 @@ def _allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _collect_garbage_seldom() -> None:
-    """What is here by now stays, and what comes is most often freed without a collector's help.
-
-    Left as it is, collecting takes a seventh of the time under thousands of polls a second, and a full collection holds
-    the loop for a tenth of a second.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
 
 
 async def _serve(settings: Settings, read_settings: Callable[[], Settings], sink: LogSink) -> None:

@@ -30,7 +30,7 @@ from renewer.errors import UsageError
 
 if TYPE_CHECKING:
     from renewer.cli.call import Call
-    from renewer.cli.connect import Endpoint
+    from renewer.cli.endpoint import Endpoint
     from renewer.client import Client, Event
 
 _REFRESH_S = 1.0

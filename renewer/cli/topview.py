@@ -12,12 +12,12 @@ from rich.text import Text
 from renewer.cli.output import printable, shortened, width_of
 from renewer.cli.status import counts_by_weight
 from renewer.cli.views import ENDED, OVER, STYLES, event_line, expiry_text, lease_state, outcome_text, session_text
-from renewer.cli.words import ago, span
+from renewer.cli.words import ago, plural, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from renewer.client import Event, Lease, Operation, Status
+    from renewer.client import Event, Gateway, Lease, Operation, Status
 
 _RICH = {"good": "green", "warn": "yellow", "bad": "bold red", "dim": "dim", "bold": "bold", "": ""}
 _LATE_S = 0.2
@@ -25,6 +25,7 @@ _GAP = "  "
 _LEAST_WIDTH = 6
 _LEAST_ROWS = 4
 _WIDE = 120
+_MOST_GATEWAYS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,24 @@ def _head(reading: Reading, where: str, width: int) -> list[Text]:
             width,
         ),
     ]
+    lines += [_line(_gateway(gateway), width) for gateway in status.gateways[:_MOST_GATEWAYS]]
     lines += [_line([("! ", "bold red"), (text, "bold red")], width) for text in status.trouble[:3]]
     if reading.trouble is not None:
         lines.append(_line([(f"no answer for {span(_age_s(reading))}: {reading.trouble}", "bold yellow")], width))
     return lines
+
+
+def _gateway(gateway: Gateway) -> list[tuple[str, str]]:
+    parts = [
+        ("gateway     ", "dim"),
+        (f"{gateway.name} ", "bold"),
+        (f"at {gateway.listen}  {plural(gateway.connections, 'worker')}  ", ""),
+        (f"{plural(gateway.messages, 'message')} passed", ""),
+    ]
+    if gateway.upstream_failures:
+        parts.append((f"  {plural(gateway.upstream_failures, 'upstream failure')}", "yellow"))
+    refused = sum(gateway.refusals.values())
+    return [*parts, (f"  {refused:,} refused", "yellow")] if refused else parts
 
 
 def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -48,6 +48,11 @@ def check(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _check_daemon(settings: Settings) -> Iterator[Finding]:
+    if settings.daemon.event_loop == "uvloop" and not settings.daemon.uses_uvloop():
+        yield Finding(
+            ("daemon", "event_loop"),
+            "needs a package that is not installed: pip install 'renewer[uvloop]', or set asyncio or auto",
+        )
     path = settings.daemon.state_dir
     try:
         wrong = path.exists() and not path.is_dir()

@@ -32,7 +32,7 @@ _WHERE: Final = "environment"
 class _Environment(Settings, BaseSettings):
     """The settings as pydantic-settings wants to see them; never made, only asked for its shape."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigProblem]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -73,8 +74,13 @@ class DaemonSettings(Section):
     state_dir: PathSetting = Path("./var")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lowered)] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lowered)] = "auto"
+    event_loop: Annotated[Literal["auto", "asyncio", "uvloop"], BeforeValidator(lowered)] = "auto"
     stop_timeout: Annotated[timedelta, duration_between("0s", "10m")] = timedelta(seconds=10)
     keep_ended: Annotated[timedelta, duration_between("1s", "365d")] = timedelta(hours=1)
+
+    def uses_uvloop(self) -> bool:
+        """Whether the event loop is uvloop's: where it is asked for, or may be, and is installed."""
+        return self.event_loop != "asyncio" and find_spec("uvloop") is not None
 
 
 class RegistrySettings(Section):

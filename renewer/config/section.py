@@ -14,7 +14,9 @@ from renewer.config.secretsource import SecretSource, parse_env_name
 class Section(BaseModel):
     """Base of all sections: nothing unknown, nothing changed later, nothing given away in errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def lowered(value: object) -> object:

@@ -8,6 +8,7 @@ back while its connection still lives, what is known is stored, and only then do
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Generator
@@ -16,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import prometheus_client
 import structlog
 
@@ -24,7 +26,6 @@ from renewer.api import serve_api
 from renewer.asgi import listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
 from renewer.daemon.admin import build_admin
-from renewer.daemon.attempts import LaneLimits
 from renewer.daemon.build import (
     accounts_of,
     build_namespaces,
@@ -39,8 +40,10 @@ from renewer.daemon.clock import SystemClock
 from renewer.daemon.configured import ConfiguredSessions
 from renewer.daemon.control import DaemonControl, Limits, Outlook
 from renewer.daemon.eventstream import EventStream
+from renewer.daemon.garbage import kept_for_good
 from renewer.daemon.gateways import Gateways
 from renewer.daemon.health import Health, Lag
+from renewer.daemon.lanes import LaneLimits
 from renewer.daemon.owners import ProcessOwners
 from renewer.daemon.page import NEWSWORTHY, Page
 from renewer.daemon.pools import SessionPools
@@ -54,6 +57,7 @@ from renewer.daemon.watchdog import Watchdog, status_line
 from renewer.errors import UsageError
 from renewer.observe import AttemptMetrics, LogHook, Metrics, MetricsHook, set_up_logging
 from renewer.registry import SqliteRegistry
+from renewer.targets.http import load_aiohttp
 from renewer.targets.spool import Spool
 
 if TYPE_CHECKING:
@@ -207,7 +211,8 @@ class Daemon:
 
         Raises `UsageError` if an address cannot be listened on, `RegistryError` if what was registered cannot be had.
         """
-        opened = await self._registry.open()
+        with kept_for_good():
+            opened = await self._registry.open()
         try:
             if opened.set_aside is not None:
                 _log.error("registry damaged", detail=opened.set_aside)
@@ -216,12 +221,18 @@ class Daemon:
             try:
                 async with anyio.create_task_group() as parts:
                     await self._start(parts)
-                    self._go_on(restore(opened.entries, self.supervisor, self._registrar, self._callbacks.restore))
+                    with kept_for_good():
+                        past = restore(opened.entries, self.supervisor, self._registrar, self._callbacks.restore)
+                    # As it was read it takes more memory than as it is kept.
+                    del opened
+                    self._go_on(past)
                     self._knows_the_past.set()
                     async with anyio.create_task_group() as doors:
                         await self._open(doors, api_listener, admin_listener)
                         self._become_ready()
                         task_status.started()
+                        # In a thread, because the first request would hold the event loop for that long.
+                        doors.start_soon(anyio.to_thread.run_sync, load_aiohttp)
                         await self._stop.wait()
                         await self._wind_down()
                         doors.cancel_scope.cancel()
@@ -285,7 +296,9 @@ class Daemon:
 
     def _become_ready(self) -> None:
         self._not_ready = None
-        _log.info("daemon ready", version=renewer.__version__, **self._addresses())
+        # "asyncio" or "uvloop"
+        event_loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, **self._addresses())
         self._notifier.ready(status_line(self.control.status()))
 
     async def _wind_down(self) -> None:

@@ -33,7 +33,7 @@ from renewer.daemon.deliveries import (
 )
 from renewer.daemon.destinations import Destinations, address_problem
 from renewer.errors import RegistryError, TransientError, UsageError
-from renewer.targets.addresses import GuardedResolver
+from renewer.targets.addresses import guarded_resolver
 from renewer.targets.http import build_client, exchange
 from renewer.targets.retryafter import retry_after_s
 
@@ -94,7 +94,7 @@ class Callbacks:
         self._operation = operation
         self._owns_client = client is None
         self._client = client or build_client(
-            max_connections=MAX_UNDER_WAY, resolver=partial(GuardedResolver, judge=address_problem)
+            max_connections=MAX_UNDER_WAY, resolver=partial(guarded_resolver, address_problem)
         )
         self._draw = draw
         self._outbox = Outbox()

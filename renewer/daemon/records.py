@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ from renewer.api.documents import to_json
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner, Result
 from renewer.core.past import LeasePast, Loss, OperationPast
 from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState, OwnerKind
+from renewer.core.timing import PollPolicy
 from renewer.errors import RegistryError
 from renewer.ports import Entry, EntryKind
 
@@ -102,7 +103,7 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
 
 def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
     """A lease from its record; its policy is not kept, but follows anew. `RegistryError` if it cannot be read."""
-    with _explained(entry):
+    try:
         document = _of_known_version(entry)
         carry = timeline.carry(document["clock"])
         owner = dict(document["owner"])
@@ -142,6 +143,8 @@ def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:
             forget_at=carry(document["forget_at"]),
         )
         return spec, past
+    except _UNREADABLE as error:
+        raise _unreadable(entry, error) from error
 
 
 def operation_entry(operation: Operation, timeline: Timeline, target: OperationTarget | None) -> Entry:
@@ -197,18 +200,19 @@ def read_operation(
     timeline: Timeline,
     target_of: Callable[[str], OperationTarget | None],
     asked_until: float | None = None,
+    policy_of: Callable[[str, Mapping[str, Any]], PollPolicy] = lambda _account, _context: PollPolicy(),
 ) -> tuple[OperationSpec, OperationPast]:
-    """An operation from its record; its policy is not kept, but follows anew.
+    """An operation from its record; its policy is not kept, but follows anew from its account and its context.
 
     A poll that was due by `asked_until` may have been sent.
 
     Where the account is not configured any longer, request and ticket stay as they were read. `RegistryError` if the
     record cannot be read.
     """
-    with _explained(entry):
+    try:
         document = _of_known_version(entry)
         carry = timeline.carry(document["clock"])
-        account = str(document["account"])
+        account, context = str(document["account"]), dict(document["context"])
         target = target_of(account)
         request, ticket = document["request"], document["ticket"]
         result = document["result"]
@@ -217,8 +221,9 @@ def read_operation(
             account=account,
             request=request if target is None or request is None else target.load_request(request),
             retry_safe=bool(document["retry_safe"]),
+            policy=policy_of(account, context),
             labels=dict(document["labels"]),
-            context=dict(document["context"]),
+            context=context,
         )
         next_attempt_at = carry(document["next_attempt_at"])
         was_due = asked_until is not None and next_attempt_at is not None and next_attempt_at <= asked_until
@@ -250,6 +255,8 @@ def read_operation(
             ended_at=carry(document["ended_at"]),
         )
         return spec, past
+    except _UNREADABLE as error:
+        raise _unreadable(entry, error) from error
 
 
 def _of_known_version(entry: Entry) -> Mapping[str, Any]:
@@ -259,9 +266,9 @@ def _of_known_version(entry: Entry) -> Mapping[str, Any]:
     return entry.document
 
 
-@contextlib.contextmanager
-def _explained(entry: Entry) -> Generator[None, None, None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RegistryError(f"{entry.kind} {entry.id} cannot be read from the registry: {error!r}") from error
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading a record raises that was not written by us."""
+
+
+def _unreadable(entry: Entry, error: Exception) -> RegistryError:
+    return RegistryError(f"{entry.kind} {entry.id} cannot be read from the registry: {error!r}")

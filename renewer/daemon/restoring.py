@@ -74,9 +74,9 @@ def restore(
                     supervisor.post(LeaseRestored(registrar.with_policy(lease), past))
                     restored.leases += 1
                 case EntryKind.OPERATION:
-                    operation, was = read_operation(entry, timeline, target_of, asked_until)
+                    operation, was = read_operation(entry, timeline, target_of, asked_until, registrar.poll_policy)
                     registrar.note(operation)
-                    supervisor.post(OperationRestored(registrar.with_poll_policy(operation), was))
+                    supervisor.post(OperationRestored(operation, was))
                     restored.operations += 1
                 case EntryKind.CALLBACK | EntryKind.HORIZON:
                     continue

@@ -156,10 +156,9 @@ class Supervisor:
         self._runner.fill()
 
     def _tell(self, news: News) -> None:
-        is_of_lease = isinstance(news, TellLease)
         for hook in self._hooks:
             try:
-                if is_of_lease:
+                if isinstance(news, TellLease):
                     hook.lease(news)
                 else:
                     hook.operation(news)

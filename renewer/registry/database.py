@@ -18,7 +18,7 @@ from renewer.registry.connections import read_only, read_write
 from renewer.registry.documents import (
     UnreadableError,
     document_text,
-    entry_from,
+    entries_from,
     head_text,
     in_order,
     is_text,
@@ -41,6 +41,7 @@ Synchronous = Literal["full", "normal"]
 
 _CHECKPOINT_PAGES = 1_000
 _MAX_IDLE_WAL_BYTES = 4 * 1024 * 1024
+_READ_AT_ONCE = 500
 _PAGES_GIVEN_BACK_AT_OPEN = 5_000
 
 
@@ -84,7 +85,9 @@ class Database:
                 raise DamagedError("its count of starts is not there")
             try:
                 rows = self._connection.execute("SELECT kind, id, number, document FROM entries NOT INDEXED")
-                entries = [entry_from(*row) for row in rows]
+                entries: list[Entry] = []
+                while some := rows.fetchmany(_READ_AT_ONCE):
+                    entries += entries_from(some)
             except UnreadableError as error:
                 raise DamagedError(str(error)) from error
         return generations[0][0], in_order(entries)
@@ -176,6 +179,8 @@ class Database:
             execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_WAL_BYTES}")
             execute("PRAGMA trusted_schema = OFF")
+            # In KiB, and enough: all is read once, at the start, and what is written is not looked at again.
+            execute("PRAGMA cache_size = -256")
             try:
                 migrate(self._connection, migrations)
             except UnreadableError as error:

@@ -14,9 +14,10 @@ from renewer.errors import UnstorableError
 from renewer.ports import Entry, EntryKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _KIND_ORDER: dict[str, int] = {kind: place for place, kind in enumerate(EntryKind)}
+_KINDS: dict[str, EntryKind] = {kind.value: kind for kind in EntryKind}
 _MAX_NUMBER = 2**63 - 1
 
 
@@ -47,11 +48,19 @@ def is_text(id_: str) -> bool:
 
 def entry_from(kind: object, id_: object, number: object, text: object) -> Entry:
     """The entry that these columns stand for."""
-    if not (isinstance(kind, str) and isinstance(id_, str) and isinstance(number, int)):
-        raise UnreadableError("an entry has no kind, id or number")
-    if kind not in _KIND_ORDER or not is_text(id_):
-        raise UnreadableError("an entry has a kind or an id that was never written")
-    return Entry(EntryKind(kind), id_, number, _object(text, f"{kind} {id_}"))
+    return Entry(*_key(kind, id_, number), _object(text, f"{kind} {id_}"))
+
+
+def entries_from(rows: Sequence[tuple[object, object, object, object]]) -> list[Entry]:
+    """The entries that these rows of columns stand for.
+
+    Their documents are read as one list, which takes half the time: the names in them are the same in all.
+    """
+    documents = _objects([text for *_, text in rows])
+    if documents is None:
+        # One by one it is seen which is damaged, if any.
+        return [entry_from(*row) for row in rows]
+    return [Entry(*_key(*row[:3]), document) for row, document in zip(rows, documents, strict=True)]
 
 
 def head_text(result: Result) -> str:
@@ -74,6 +83,28 @@ def result_from(head: object, body: bytes) -> Result:
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """Kind by kind, each in order of its numbers."""
     return sorted(entries, key=lambda entry: (_KIND_ORDER[entry.kind], entry.number, entry.id))
+
+
+def _key(kind: object, id_: object, number: object) -> tuple[EntryKind, str, int]:
+    if not (isinstance(kind, str) and isinstance(id_, str) and isinstance(number, int)):
+        raise UnreadableError("an entry has no kind, id or number")
+    known = _KINDS.get(kind)
+    if known is None or not is_text(id_):
+        raise UnreadableError("an entry has a kind or an id that was never written")
+    return known, id_, number
+
+
+def _objects(texts: Sequence[object]) -> list[dict[str, Any]] | None:
+    """The objects that these texts hold; None where one of them is not as it is written here."""
+    known = [text for text in texts if isinstance(text, str) and text[:1] == "{" and text[-1:] == "}"]
+    joined = ",".join(known)
+    if len(known) != len(texts) or not joined.isascii():
+        return None
+    try:
+        values = json.loads(f"[{joined}]")
+    except (ValueError, RecursionError):
+        return None
+    return values if len(values) == len(texts) else None
 
 
 def _object(text: object, whose: str) -> dict[str, Any]:

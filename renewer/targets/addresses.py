@@ -8,14 +8,14 @@ its network can reach. Addresses that stand in URLs themselves are not looked up
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import DefaultResolver
+from typing import TYPE_CHECKING
 
 from renewer.targets.origins import Origin
+
+if TYPE_CHECKING:
+    from renewer.targets.resolver import GuardedResolver
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -76,33 +76,12 @@ class AddressRules:
         )
 
 
-class GuardedResolver(AbstractResolver):
-    """Looks names up, and leaves out the addresses that they may not lead to. Addresses in URLs do not come here."""
+def guarded_resolver(judge: Judge) -> GuardedResolver:
+    """What looks names up, and leaves out what `judge` objects to. To be made on the event loop."""
+    # With aiohttp, which is loaded when the first request is sent.
+    from renewer.targets.resolver import GuardedResolver
 
-    def __init__(self, inner: AbstractResolver | None = None, *, judge: Judge) -> None:
-        """To be made on the event loop."""
-        self._inner = inner if inner is not None else DefaultResolver()
-        self._judge = judge
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The addresses that may be connected to. Raises `OSError`, saying why, if there are none."""
-        name = host.lower().removesuffix(".")
-        fit: list[ResolveResult] = []
-        problem = None
-        for result in await self._inner.resolve(host, port, family):
-            against = self._judge(name, port, read_address(result["host"]))
-            if against is None:
-                fit.append(result)
-            problem = problem or against
-        if problem is not None and not fit:
-            raise OSError(None, problem)
-        return fit
-
-    async def close(self) -> None:
-        """Let go of what it holds."""
-        await self._inner.close()
+    return GuardedResolver(judge=judge)
 
 
 def read_address(text: str) -> Address | None:

@@ -14,9 +14,7 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, NoReturn
 
-import aiohttp
 import httpx
-from aiohttp.http_exceptions import HttpProcessingError
 
 from renewer.errors import TransientError, TransientKind
 from renewer.targets.origins import redact
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import aiohttp
     from aiohttp.abc import AbstractResolver
 
     from renewer.targets.spool import Spool, SpooledFile
@@ -100,6 +99,8 @@ def build_transport(
     context = ssl_context or _usual_tls(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")))
 
     def open_session() -> aiohttp.ClientSession:
+        import aiohttp
+
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=context,
@@ -142,6 +143,11 @@ def _usual_tls(_cert_file: str | None, _cert_dir: str | None) -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=True)
 
 
+def load_aiohttp() -> None:
+    """Import what the first request would import otherwise: 0.1 s, which nothing before it has to wait for."""
+    import renewer.targets.resolver  # noqa: F401
+
+
 def hide_queries_in_logs() -> None:
     """Keep query strings, which can hold signatures, out of the request log of httpx."""
     logging.getLogger("httpx").addFilter(_hide_query)
@@ -177,15 +183,7 @@ async def exchange(
             finally:
                 await _stream(response).aclose()
             body = await arriving.finish()
-    except (
-        httpx.HTTPError,
-        httpx.InvalidURL,  # in a Location that nobody follows, but that httpx reads all the same,
-        UnicodeError,  # and its host name, too
-        aiohttp.ClientError,
-        HttpProcessingError,
-        OSError,
-        _BadBodyError,
-    ) as error:
+    except _errors() as error:
         # aiohttp's errors hold the request with its token, and their text its URL: nothing of them is passed on.
         raise _failure(error, shown or _where(request)) from None
     if isinstance(body, bytes):
@@ -295,7 +293,26 @@ class _Gunzip:
             raise _BadBodyError("its gzip stream is broken") from None
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    """What a request can fail with. Asked for only then: it needs aiohttp."""
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    return (
+        httpx.HTTPError,
+        httpx.InvalidURL,  # in a Location that nobody follows, but that httpx reads all the same,
+        UnicodeError,  # and its host name, too
+        aiohttp.ClientError,
+        HttpProcessingError,
+        OSError,
+        _BadBodyError,
+    )
+
+
 def _failure(error: Exception, where: str) -> TransientError:
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+
     kind: TransientKind
     match error:
         case _BadBodyError():

@@ -11,13 +11,14 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    import aiohttp
 
 TIMEOUT = httpx.Timeout(connect=15.0, read=60.0, write=60.0, pool=None)
 """Bounds for single steps on a connection, in seconds; whoever asks bounds the whole with a cancel scope."""
@@ -78,7 +79,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def send_plain(self, request: PlainRequest) -> httpx.Response:
         """The same in half the time, within `TIMEOUT`."""
         url = request.url if _PLAIN_URL.match(request.url) else str(httpx.URL(request.url))
-        return await self._send(request.method, url, request.headers, request.content, _TIMEOUT)
+        return await self._send(request.method, url, request.headers, request.content, _timeout(*_TIMEOUT))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -124,7 +125,9 @@ class _Body(httpx.AsyncByteStream):
 
 @lru_cache(maxsize=64)
 def _timeout(pool_s: float | None, connect_s: float | None, read_s: float | None) -> aiohttp.ClientTimeout:
+    import aiohttp
+
     return aiohttp.ClientTimeout(total=None, connect=pool_s, sock_connect=connect_s, sock_read=read_s)
 
 
-_TIMEOUT = _timeout(TIMEOUT.pool, TIMEOUT.connect, TIMEOUT.read)
+_TIMEOUT = (TIMEOUT.pool, TIMEOUT.connect, TIMEOUT.read)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from renewer.cli.connect import Endpoint, find, told
+from renewer.cli.connect import told
+from renewer.cli.endpoint import Endpoint, find
 from renewer.cli.exitcodes import CommandError, ExitCode
 from renewer.client import (
     BadRequest,

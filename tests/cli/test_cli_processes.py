@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -169,14 +170,25 @@ def test_a_missing_configuration_is_told_as_such(tmp_path: Path) -> None:
     assert "none.toml" in answer.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+WITH_UVLOOP = pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")
+
+
+@pytest.mark.parametrize(
+    ("how", "loop"),
+    [
+        (signal.SIGTERM, "asyncio"),
+        (signal.SIGINT, "asyncio"),
+        pytest.param(signal.SIGTERM, "uvloop", marks=WITH_UVLOOP),
+        pytest.param(signal.SIGINT, "uvloop", marks=WITH_UVLOOP),
+    ],
+)
 def test_the_daemon_holds_a_session_follows_an_operation_and_stops_in_good_order(
-    tmp_path: Path, how: signal.Signals
+    tmp_path: Path, how: signal.Signals, loop: str
 ) -> None:
     with emulator(tmp_path) as (amqp, http):
         config = write_config(tmp_path, amqp, http)
-        with running("run", "--config", str(config), cwd=tmp_path) as daemon:
-            daemon.event("daemon ready")
+        with running("run", "--config", str(config), "--set", f"daemon.event_loop={loop}", cwd=tmp_path) as daemon:
+            assert daemon.event("daemon ready")["event_loop"] == loop
             daemon.event("lease acquired")
             mode = stat.S_IMODE((tmp_path / "var" / "renewer.sock").stat().st_mode)
             assert mode == 0o660
@@ -265,11 +277,12 @@ def test_a_daemon_whose_log_nobody_reads_any_longer_goes_on_and_stops_in_good_or
         assert sessions_held(http) == 0
 
 
-@pytest.mark.parametrize("sink", ["2>&-", "2>/dev/full"])
-def test_a_daemon_without_a_log_to_write_to_runs_all_the_same(tmp_path: Path, sink: str) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=WITH_UVLOOP)])
+@pytest.mark.parametrize("sink", ["2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_daemon_without_a_log_to_write_to_runs_all_the_same(tmp_path: Path, sink: str, loop: str) -> None:
     with emulator(tmp_path) as (amqp, http):
         config = write_config(tmp_path, amqp, http)
-        command = f"exec {sys.executable} -m renewer run --config {config} {sink}"
+        command = f"exec {sys.executable} -m renewer run --config {config} --set daemon.event_loop={loop} {sink}"
         with subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path) as daemon:
             try:
                 wait_for(lambda: sessions_held(http) == 1)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from renewer.cli.topview import Reading, draw
-from renewer.client import Event, Lease, Operation, Status
+from renewer.client import Event, Gateway, Lease, Operation, Status
 from tests.cli.conftest import Run
 from tests.client.standin import StandIn
 
@@ -112,6 +112,17 @@ def test_columns_of_less_worth_give_way_before_the_session_is_cut() -> None:
     wide = drawn(reading(10), 200, 60)
     assert not any("RENEWED" in line for line in narrow)
     assert any("RENEWED" in line for line in wide)
+
+
+def test_each_gateway_has_a_line_with_what_goes_wrong_there() -> None:
+    quiet = Gateway("main", "main", "127.0.0.1:5672", connections=1, messages=12)
+    troubled = Gateway("east", "east", "127.0.0.1:5673", refusals={"bad_key": 2, "full": 1}, upstream_failures=4)
+    status = replace(reading(1).status or Status("ready"), gateways=[quiet, troubled])
+    told = [line for line in drawn(Reading(status, at=NOW), 120, 24) if line.startswith("gateway")]
+    assert told == [
+        "gateway     main at 127.0.0.1:5672  1 worker  12 messages passed",
+        "gateway     east at 127.0.0.1:5673  0 workers  0 messages passed  4 upstream failures  3 refused",
+    ]
 
 
 def test_without_leases_the_screen_says_how_to_get_one() -> None:

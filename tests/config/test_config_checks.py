@@ -20,6 +20,24 @@ MAIN = '[servicebus.main]\nconnection_string = "$CONNECTION"\n'
 CLOUD = "Endpoint=sb://h;SharedAccessKeyName=n;SharedAccessKey=k"
 
 
+@pytest.mark.parametrize(
+    ("word", "installed", "is_used"),
+    [("auto", True, True), ("auto", False, False), ("asyncio", True, False), ("uvloop", True, True)],
+)
+def test_the_event_loop_is_uvloop_where_it_is_wanted_and_installed(
+    config: ConfigFile, monkeypatch: pytest.MonkeyPatch, word: str, installed: bool, is_used: bool
+) -> None:
+    monkeypatch.setattr("renewer.config.model.find_spec", lambda _name: object() if installed else None)
+    assert config.load(f'[daemon]\nevent_loop = "{word}"\n').daemon.uses_uvloop() == is_used
+
+
+def test_uvloop_must_be_installed_where_it_is_asked_for(config: ConfigFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("renewer.config.model.find_spec", lambda _name: None)
+    (problem,) = config.problems('[daemon]\nevent_loop = "uvloop"\n')
+    assert (problem.where, problem.key, problem.value) == ("config.toml:2", "daemon.event_loop", '"uvloop"')
+    assert "pip install 'renewer[uvloop]'" in problem.remedy
+
+
 @pytest.mark.parametrize("listen", ["tcp:0.0.0.0:8322", "tcp:[::]:8322", "tcp:10.0.0.1:0", "tcp:example.com:8322"])
 def test_the_api_needs_a_key_where_other_machines_can_reach_it(config: ConfigFile, listen: str) -> None:
     text = f'[api]\nlisten = "{listen}"\n'

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from renewer.api.control import EventDocument, PoolReading, StatusReading, TargetReading
+from renewer.api.control import EventDocument, GatewayReading, PoolReading, StatusReading, TargetReading
 from renewer.core.leases import Lease
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner
 from renewer.core.operations import Operation
@@ -51,6 +51,7 @@ class Watched:
     trouble: Sequence[str] = ()
     targets: Sequence[TargetReading] = ()
     pools: Sequence[PoolReading] = ()
+    gateways: Sequence[GatewayReading] = ()
     state: str = "ready"
     taken: int = 0
 
@@ -79,6 +80,7 @@ class Watched:
             registry="sqlite",
             targets=self.targets,
             pools=self.pools,
+            gateways=self.gateways,
             trouble=self.trouble,
             min_margin_s=min(margins, default=None),
         )
@@ -140,6 +142,9 @@ def busy() -> Watched:
     at = desk.clock.at
     desk.targets = [TargetReading("servicebus.main", 3, 412, 0.021), TargetReading("fabric.main")]
     desk.pools = [PoolReading("servicebus.main", "shipments", 8, 3, 1, 4)]
+    desk.gateways = [
+        GatewayReading("main", "main", "127.0.0.1:5672", 2, 1, {"blue": 2}, {"bad_key": 3}, 4, messages=1_204)
+    ]
     desk.trouble = ["servicebus.east: no connection: connection refused; leases that are not held: 12"]
     detached = Loss(1, LossReason.DETACHED, "com.microsoft:session-lock-lost: taken by another receiver", at - 42)
     expired = Loss(2, LossReason.EXPIRED, "the broker gave no answer for a whole lock", at - 620)

@@ -73,6 +73,26 @@ async def test_a_pool_and_a_message_are_told_as_such() -> None:
     assert (rows["lease-7"]["is_message"], rows["lease-7"]["message"]) == (True, 90_071)
 
 
+async def test_a_gateway_tells_its_workers_the_leases_kept_for_them_and_its_trouble() -> None:
+    desk = busy()
+    desk.hold("through", 20.0, target="gateway.main")
+    desk.hold("gone", target="gateway.main", state=LeaseState.LOST)
+    desk.hold("elsewhere", 20.0, target="gateway.east")
+    (gateway,) = (await told(desk))["gateways"]["rows"]
+    assert gateway == {
+        "name": "main",
+        "servicebus": "main",
+        "listen": "127.0.0.1:5672",
+        "workers": 2,
+        "logging_in": 1,
+        "leases": 1,
+        "messages": 1_204,
+        "upstream_failures": 4,
+        "refused": 3,
+    }
+    assert (await told(Watched()))["gateways"] == {"count": 0, "rows": []}
+
+
 async def test_of_twenty_thousand_leases_the_most_urgent_few_are_told() -> None:
     desk = Watched()
     for number in range(20_000):

@@ -10,7 +10,7 @@ from renewer.daemon.callbacks import CallbackOptions, Callbacks
 from renewer.daemon.clock import SystemClock
 from renewer.daemon.destinations import MAX_URL, Destinations, address_problem
 from renewer.errors import ConfigError, UsageError
-from renewer.targets.addresses import GuardedResolver
+from renewer.targets.resolver import GuardedResolver
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from renewer.core.model import LeaseId, LeaseSpec
 from renewer.daemon.callbacks import CallbackOptions, Callbacks
 from renewer.daemon.clock import SystemClock
 from renewer.daemon.destinations import address_problem
-from renewer.targets.addresses import GuardedResolver
 from renewer.targets.http import build_client
+from renewer.targets.resolver import GuardedResolver
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from renewer.daemon.reload import APPLIED_NOW, plan_reload, with_namespaces_name
 
 FIXED_AT_START = {
     "daemon.state_dir",
+    "daemon.event_loop",
     "api.listen",
     "api.socket_mode",
     "api.socket_group",

@@ -11,7 +11,7 @@ from renewer.core.effects import LeaseNews
 from renewer.core.events import LeaseReleaseRequested
 from renewer.core.states import LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy
-from renewer.daemon.attempts import LaneLimits
+from renewer.daemon.lanes import LaneLimits
 from renewer.errors import TransientError
 from tests.daemon.daemon_rig import FakeBroker, Rig
 

@@ -7,6 +7,8 @@ import selectors
 from datetime import UTC, datetime, timedelta
 
 import anyio
+import trio.lowlevel
+import trio.testing
 
 
 class _VirtualSelector(selectors.DefaultSelector):
@@ -34,6 +36,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    def jump(self, span_s: float) -> None:
+        """Time passes, and nothing is done meanwhile."""
+        self._virtual.now += span_s
+
+
+def stall(span_s: float) -> None:
+    """Hold up the event loop, whichever it is, for so long."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(span_s)
+    else:
+        assert isinstance(loop, VirtualLoop)
+        loop.jump(span_s)
 
 
 class VirtualClock:

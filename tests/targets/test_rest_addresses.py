@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from renewer.targets.addresses import AddressRules, GuardedResolver, is_local, is_private, read_address
+from renewer.targets.addresses import AddressRules, is_local, is_private, read_address
+from renewer.targets.resolver import GuardedResolver
 from renewer.targets.rest import AccountOptions
 
 RULES = AccountOptions(

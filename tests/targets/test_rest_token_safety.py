@@ -18,7 +18,7 @@ import pytest
 
 from renewer.core.model import StillRunning, Succeeded
 from renewer.errors import TransientError
-from renewer.targets import addresses
+from renewer.targets import resolver
 from renewer.targets.fabric import FabricTarget, Ticket
 from renewer.targets.http import build_client
 from renewer.targets.rest import AccountOptions, Adopt, Submit
@@ -260,7 +260,7 @@ async def test_the_own_server_is_asked_and_sees_the_token(town: Neighbourhood) -
 async def guarded(
     monkeypatch: pytest.MonkeyPatch, base_url: str, address: str, *allow_hosts: str
 ) -> AsyncIterator[FabricTarget]:
-    monkeypatch.setattr(addresses, "DefaultResolver", partial(AllNamesAreHere, [], address))
+    monkeypatch.setattr(resolver, "DefaultResolver", partial(AllNamesAreHere, [], address))
     options = AccountOptions("fabric.main", base_url, allow_hosts=allow_hosts)
     target = FabricTarget(options, CountedTokens(), FixedClock())
     async with anyio.create_task_group() as tasks:

@@ -76,6 +76,12 @@ function operation(row) {
   return [isolated(row.id), { ...line(row.account), tag: "bdi" }, ...labelled(row)];
 }
 
+function gateway(row) {
+  const upstream = row.upstream_failures ? line(`${count(row.upstream_failures)} upstream failed`, "warn") : null;
+  const refused = row.refused ? line(`${count(row.refused)} refused`, "warn") : null;
+  return some(isolated(row.name), { ...line(`${row.listen} · ${row.servicebus}`), tag: "bdi" }, upstream, refused);
+}
+
 function expiry(row) {
   if (row.remaining_s === null) return [{ text: "–" }];
   const share = row.duration_s ? Math.max(0, Math.min(1, row.remaining_s / row.duration_s)) : 0;
@@ -193,6 +199,15 @@ const SECTIONS = [
       { head: "Free", style: "short number", cell: (row) => [{ text: `${count(row.free)} of ${count(row.sessions)}` }] },
       { head: "Acquiring", style: "short number more", cell: (row) => [{ text: count(row.acquiring) }] },
       { head: "Taken", style: "short number", cell: (row) => [{ text: count(row.taken) }] },
+    ],
+  },
+  {
+    place: "right", title: "Gateways", of: "", key: "gateways", none: "There is none.", quietWithout: true,
+    columns: [
+      { head: "Gateway", isName: true, cell: gateway },
+      { head: "Workers", style: "short number", cell: (row) => some({ text: count(row.workers) }, row.logging_in ? line(`${count(row.logging_in)} logging in`) : null) },
+      { head: "Leases", style: "short number", cell: (row) => [{ text: count(row.leases) }] },
+      { head: "Messages", style: "short number more", cell: (row) => [{ text: count(row.messages) }] },
     ],
   },
 ];

@@ -7,6 +7,7 @@ and texts that were written by others have whatever looks like a credential take
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ MOST_PAST = 15
 """So many losses, ends of operations, and pieces of news."""
 
 MOST_PARTS = 20
-"""So many namespaces and accounts, pools, and lines of trouble."""
+"""So many namespaces and accounts, pools, gateways, and lines of trouble."""
 
 NEWSWORTHY = frozenset(
     {
@@ -54,8 +55,12 @@ async def take_snapshot(control: Control, latest: Callable[[int], Sequence[Event
     status = control.status()
     not_held, held, lost = _Top(MOST_ROWS), _Top(MOST_ROWS), _Top(MOST_PAST)
     leases = list(control.leases())
+    kept_for: Counter[str] = Counter()
     for begin in range(0, len(leases), LOOKED_AT_ONCE):
-        _sort_leases(leases[begin : begin + LOOKED_AT_ONCE], control.clock.now(), not_held, held, lost)
+        some = leases[begin : begin + LOOKED_AT_ONCE]
+        _sort_leases(some, control.clock.now(), not_held, held, lost)
+        if status.gateways:
+            kept_for.update(lease.spec.target for lease in some if not is_over(lease.state))
         await anyio.lowlevel.checkpoint()
     followed, ended = _Top(MOST_ROWS), _Top(MOST_PAST)
     operations = list(control.operations())
@@ -66,6 +71,7 @@ async def take_snapshot(control: Control, latest: Callable[[int], Sequence[Event
     return to_json(
         {
             **_show_status(status, when),
+            "gateways": _show_gateways(status, kept_for),
             "not_held": not_held.shown(lambda lease: _show_lease(lease, when)),
             "held": held.shown(lambda lease: _show_lease(lease, when)),
             "lost": lost.shown(lambda lease: _show_loss(lease, when)),
@@ -170,6 +176,27 @@ def _show_status(status: StatusReading, when: Calendar) -> _Row:
                 for pool in status.pools[:MOST_PARTS]
             ],
         },
+    }
+
+
+def _show_gateways(status: StatusReading, kept_for: Mapping[str, int]) -> _Row:
+    """`kept_for` counts living leases by their targets."""
+    return {
+        "count": len(status.gateways),
+        "rows": [
+            {
+                "name": visible(gateway.name),
+                "servicebus": visible(gateway.servicebus),
+                "listen": visible(gateway.listen, 400),
+                "workers": gateway.connections,
+                "logging_in": gateway.logging_in,
+                "leases": kept_for.get(f"gateway.{gateway.name}", 0),
+                "messages": gateway.messages,
+                "upstream_failures": gateway.upstream_failures,
+                "refused": sum(gateway.refusals.values()),
+            }
+            for gateway in status.gateways[:MOST_PARTS]
+        ],
     }
 
 

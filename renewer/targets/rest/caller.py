@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from renewer import __version__
 from renewer.errors import TransientError
-from renewer.targets.addresses import GuardedResolver
+from renewer.targets.addresses import guarded_resolver
 from renewer.targets.http import Answer, Sender, build_transport, exchange
 from renewer.targets.rest.cookies import NO_COOKIES, Cookies, header
 from renewer.targets.rest.documents import transient
@@ -131,7 +131,7 @@ class Caller:
 def build_account_transport(options: AccountOptions) -> httpx.AsyncBaseTransport:
     """Make a transport for which host names lead only where those of this account may; whoever made it closes it."""
     return build_transport(
-        max_connections=options.max_connections, resolver=partial(GuardedResolver, judge=options.addresses.problem)
+        max_connections=options.max_connections, resolver=partial(guarded_resolver, options.addresses.problem)
     )
 
 
