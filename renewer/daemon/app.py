@@ -231,8 +231,10 @@ class Daemon:
                         await self._open(doors, api_listener, admin_listener)
                         self._become_ready()
                         task_status.started()
-                        # In a thread, because the first request would hold the event loop for that long.
-                        doors.start_soon(anyio.to_thread.run_sync, load_aiohttp)
+                        if self._operation_targets:
+                            # In a thread, because the first request would hold the event loop for that long. Nobody
+                            # else needs it but for callbacks, and it takes 5 MiB.
+                            doors.start_soon(anyio.to_thread.run_sync, load_aiohttp)
                         await self._stop.wait()
                         await self._wind_down()
                         doors.cancel_scope.cancel()
