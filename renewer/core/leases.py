@@ -418,7 +418,9 @@ class Lease:
             # Of sessions, what falls due within some milliseconds wakes the daemon once, and goes to the broker and
             # comes back in one piece.
             due_at = renewal_due_at(policy, anchored_at=anchored_at, duration_s=duration_s, fraction=fraction)
-            due_at = shared_moment(due_at, duration_s, share=max(_MOMENTS, crowd // _CROWD_OF_A_MOMENT))
+            # A lock may last for days, and be renewed every second: a moment is short beside either.
+            span_s = min(duration_s, 2.0 * policy.max_interval_s)
+            due_at = shared_moment(due_at, span_s, share=max(_MOMENTS, crowd // _CROWD_OF_A_MOMENT))
         self.next_attempt_at = None if self.is_settling else max(due_at, now)
         self._attempt_until = None
 

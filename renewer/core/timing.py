@@ -16,6 +16,9 @@ MAX_BACKOFF_EXPONENT = 16
 TOGETHER = 250
 """How many locks fall due at one moment, about, where they can be renewed together and are many: a few requests."""
 
+_LEAST_WIDTH = 0.02
+"""By so much of its time a renewal may be earlier, to go with others, where the policy has no jitter."""
+
 _GRAIN = (math.sqrt(5.0) - 1.0) / 2.0
 """Round moments are multiples of this. Not of a second: locks last whole seconds, so that their bounds would fall on
 round moments, now before them and now behind, and what belongs together would come apart."""
@@ -96,7 +99,7 @@ def gathered_due_at(
     a random part of those bounds.
     """
     span = min(policy.due_fraction * duration_s, policy.max_interval_s)
-    latest, width = anchored_at + span, max(span * policy.jitter, duration_s / 100)
+    latest, width = anchored_at + span, span * max(policy.jitter, _LEAST_WIDTH)
     if crowd * policy.jitter > TOGETHER:
         part = width * TOGETHER / (crowd * policy.jitter)
         latest -= (width - part) * fraction

@@ -63,11 +63,17 @@ class Admission:
 
     async def _found(self, key: str) -> None:
         """Another's registration may still be on its way to the registry; it is not acknowledged before that one is."""
-        if not await self._keeper.durable(key) and not self._supervisor.knows(key):
-            raise RegistryError(f"not registered, because it cannot be stored: {self._why()}")
+        self._check_found(key, is_stored=await self._keeper.durable(key))
 
     async def _stored(self, spec: LeaseSpec | OperationSpec) -> None:
-        if await self._keeper.durable(spec.id):
+        self._check_stored(spec, is_stored=await self._keeper.durable(spec.id))
+
+    def _check_found(self, key: str, *, is_stored: bool) -> None:
+        if not is_stored and not self._supervisor.knows(key):
+            raise RegistryError(f"not registered, because it cannot be stored: {self._why()}")
+
+    def _check_stored(self, spec: LeaseSpec | OperationSpec, *, is_stored: bool) -> None:
+        if is_stored:
             return
         why = self._why()
         # What cannot be stored is not taken on: after a crash nobody would know of it.

@@ -94,7 +94,8 @@ class AttemptRunner:
         self._pending: dict[_AttemptKey, PendingAttempt] = {}
         self._look_at = 0.0
         self._releases: dict[LeaseId, anyio.Event] = {}
-        self._waiting: set[tuple[LeaseId, int]] = set()
+        # Renewals that wait for a place, by lease and epoch.
+        self._waiting: dict[tuple[LeaseId, int], int] = {}
         self._lanes: dict[tuple[type[Queued], str], Lane] = {}
         self._to_fill: dict[Lane, None] = {}
 
@@ -112,10 +113,11 @@ class AttemptRunner:
             return
         lane = self._lane_for(effect)
         if isinstance(effect, StartRenew):
-            if (effect.spec.id, effect.epoch) in self._waiting:
+            before = self._waiting.get((effect.spec.id, effect.epoch))
+            if before is not None and (effect.spec.id, before) in self._scopes:
                 # The attempt before this one has not even begun; two would only make the queue longer.
                 return
-            self._waiting.add((effect.spec.id, effect.epoch))
+            self._waiting[effect.spec.id, effect.epoch] = effect.attempt
             ends_at = effect.expires_at
         elif isinstance(effect, StartAcquire):
             ends_at = effect.abandon_at
@@ -177,7 +179,8 @@ class AttemptRunner:
             while (following := lane.take(now)) is not None:
                 number, effect = following
                 if isinstance(effect, StartRenew):
-                    self._waiting.discard((effect.spec.id, effect.epoch))
+                    if self._waiting.get((effect.spec.id, effect.epoch)) == effect.attempt:
+                        del self._waiting[effect.spec.id, effect.epoch]
                     if self._begin_renewal(lane, effect, number, now):
                         continue
                 self._keepers.put(self._tasks, (lane, effect, number))

@@ -11,7 +11,7 @@ and new work is refused by whoever asks `durable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,11 +118,15 @@ class Keeper:
 
     async def durable(self, key: str) -> bool:
         """Wait until all that is known of this lease or operation by now is stored; False if it cannot be."""
-        mark = self._marked.get(key) or self._under_way.get(key)
-        if mark is None:
-            return True
-        await mark.wait()
-        return mark.stored
+        return (await self.all_durable([key]))[0]
+
+    async def all_durable(self, keys: Sequence[str]) -> list[bool]:
+        """The same for several, all as they stand now: what fails is tried again, and none waits for that."""
+        marks = [self._marked.get(key) or self._under_way.get(key) for key in keys]
+        for mark in marks:
+            if mark is not None:
+                await mark.wait()
+        return [mark is None or mark.stored for mark in marks]
 
     async def note_submitting(self, key: str) -> None:
         """Store that the first request of this operation goes out, before it does; returns only when it is stored.

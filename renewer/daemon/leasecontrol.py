@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
@@ -73,7 +73,9 @@ class LeaseControl(Admission):
 
     async def hold(self, request: HoldRequest) -> tuple[Lease, bool]:
         """Register a lease, or find the one that was asked for before or lives on the same lock."""
-        return await self._acknowledged(self._take_on(request))
+        lease, is_new = taken_on = self._take_on(request)
+        await (self._stored(lease.spec) if is_new else self._found(lease.spec.id))
+        return taken_on
 
     async def hold_all(self, requests: Sequence[HoldRequest]) -> list[tuple[Lease, bool] | RenewerError]:
         """The same for several, which become durable together; what one comes to is no matter to the others."""
@@ -85,10 +87,12 @@ class LeaseControl(Admission):
                 taken_on.append(error)
             if number % AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
+        keys = [one[0].spec.id for one in taken_on if not isinstance(one, RenewerError)]
+        stored = dict(zip(keys, await self._keeper.all_durable(keys), strict=True))
         answers: list[tuple[Lease, bool] | RenewerError] = []
         for one in taken_on:
             try:
-                answers.append(one if isinstance(one, RenewerError) else await self._acknowledged(one))
+                answers.append(one if isinstance(one, RenewerError) else self._acknowledged(one, stored))
             except RenewerError as error:
                 answers.append(error)
         return answers
@@ -116,10 +120,14 @@ class LeaseControl(Admission):
             self.register(spec)
         return self._need_lease(spec.id), True
 
-    async def _acknowledged(self, taken_on: tuple[Lease, bool]) -> tuple[Lease, bool]:
-        """The same, once it is stored."""
+    def _acknowledged(self, taken_on: tuple[Lease, bool], stored: Mapping[LeaseId, bool]) -> tuple[Lease, bool]:
+        """The same, if it is stored, or was known before."""
         lease, is_new = taken_on
-        await (self._stored(lease.spec) if is_new else self._found(lease.spec.id))
+        is_stored = stored[lease.spec.id]
+        if is_new:
+            self._check_stored(lease.spec, is_stored=is_stored)
+        else:
+            self._check_found(lease.spec.id, is_stored=is_stored)
         return taken_on
 
     def register(self, spec: LeaseSpec) -> None:

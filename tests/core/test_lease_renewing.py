@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from renewer.core.model import Transient
-from renewer.core.states import LeaseState, LossReason
+from renewer.core.events import LeaseGranted
+from renewer.core.leases import Lease
+from renewer.core.model import Grant, LeaseId, LeaseSpec, Transient
+from renewer.core.states import LeaseKind, LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy, shared_moment
 from tests.core.playbook import QUARTERS, busy, held, refused
 
@@ -41,6 +43,21 @@ def test_a_long_lock_is_renewed_every_four_minutes_all_the_same() -> None:
     story = held(lock_s=3600.0)
     assert story.advance(239.999) == []
     assert story.advance(240.0) == ["renew epoch 1 as #2, due 240, until 7200"]
+
+
+@pytest.mark.parametrize("kind", LeaseKind)
+@pytest.mark.parametrize(("lock_s", "max_interval_s"), [(86_400.0, 240.0), (300.0, 1.0), (300.0, 3.0), (5.0, 240.0)])
+def test_a_renewal_is_not_due_much_before_its_time_however_long_the_lock(
+    kind: LeaseKind, lock_s: float, max_interval_s: float
+) -> None:
+    policy = RenewalPolicy(max_interval_s=max_interval_s)
+    span_s = min(lock_s / 2, max_interval_s)
+    for number in range(100):
+        granted_at = 1000.0 + 1.37 * number
+        lease = Lease(LeaseSpec(LeaseId("a"), "main", "orders", kind=kind, session_id="s", policy=policy), granted_at)
+        lease.granted(LeaseGranted(lease.spec.id, 1, 0, Grant(granted_at, lock_s)), granted_at, number / 100)
+        assert lease.next_attempt_at is not None
+        assert 0.85 * span_s <= lease.next_attempt_at - granted_at <= span_s + 1e-6
 
 
 def test_a_lock_that_the_broker_shortens_is_believed() -> None:

@@ -198,6 +198,20 @@ async def test_what_cannot_be_stored_is_not_taken_on(clock, capsys):
     assert rig.broker.expired == 0
 
 
+async def test_of_many_that_cannot_be_stored_none_waits_until_it_was_tried_again_for_each_of_the_others(clock, capsys):
+    registry = FullDisk()
+    async with desk(clock, registry=registry, limits=Limits(leases=2000)) as (_, control):
+        kept = await held(control, wish("kept"))
+        registry.is_full = True
+        began_at = clock.now()
+        names = [f"s{number}" for number in range(600)]
+        answers = await control.hold_all([wish(name) for name in ("kept", *names, "s0")])
+        assert clock.now() - began_at < 3
+        assert answers[0] == (kept, False)
+        assert {str(answer) for answer in answers[1:]} == {"not registered, because it cannot be stored: no space left"}
+        assert list(control.leases()) == [kept]
+
+
 async def test_a_renewal_that_is_asked_for_is_made_now(clock):
     async with desk(clock, FakeBroker(duration_s=300.0)) as (_, control):
         lease = await held(control, wish())

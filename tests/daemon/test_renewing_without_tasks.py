@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import anyio
 import pytest
 
 from renewer.core.effects import LeaseNews
-from renewer.core.events import LeaseReleaseRequested
+from renewer.core.events import LeaseNotSettled, LeaseReleaseRequested, LeaseRenewRequested, LeaseSettling
 from renewer.core.model import Grant
 from renewer.core.states import LeaseState, LossReason
 from renewer.core.timing import RenewalPolicy
@@ -170,6 +172,77 @@ async def test_an_answer_that_is_there_at_once_is_taken_in(clock):
         await anyio.sleep(60)
         assert rig.lease(spec).min_margin_s >= 4.9
     assert rig.broker.begun == len(rig.heard.of(LeaseNews.RENEWED)) > 10
+
+
+async def test_what_was_cancelled_while_it_waited_for_a_place_does_not_keep_the_next_attempt_from_it(clock):
+    class Noting(PendingBroker):
+        def begin_renewal(self, spec, epoch, answered):
+            self.asked_for.append(spec.id)
+            return super().begin_renewal(spec, epoch, answered)
+
+    rig = Rig(clock, Noting(latency_s=0.4), limits=LaneLimits(renew=1))
+    rig.broker.asked_for = []
+    async with rig.running():
+        first, second = rig.hold("a"), rig.hold("b")
+        await anyio.sleep(4)
+        for spec in (first, second):
+            rig.supervisor.post(LeaseRenewRequested(spec.id))
+        await anyio.sleep(0.1)
+        assert (rig.broker.begun, rig.broker.under_way) == (1, 1)
+        # Who wanted to settle its message was refused, and asks at once how the lock stands.
+        waiting = second if rig.broker.asked_for == ["a"] else first
+        rig.supervisor.post(LeaseSettling(waiting.id, 1))
+        rig.supervisor.post(LeaseNotSettled(waiting.id, 1))
+        await anyio.sleep(0.8)
+        assert rig.lease(waiting).renewals == 1
+
+
+async def test_whatever_becomes_of_renewals_all_places_are_free_again_and_nothing_is_remembered(clock, capsys):
+    random = Random(7)
+
+    async def before(_spec, _number):
+        fate = random.random()
+        if fate < 0.05:
+            await anyio.sleep_forever()
+        if fate < 0.2:
+            raise TransientError("server busy", kind="busy")
+        if fate < 0.25:
+            raise LeaseLostError("the lock is gone", reason=LossReason.EXPIRED)
+        await anyio.sleep(3 * random.random())
+
+    class Fickle(PendingBroker):
+        def begin_renewal(self, spec, epoch, answered):
+            fate = random.random()
+            if fate < 0.01:
+                raise ZeroDivisionError
+            if fate < 0.1:
+                return None
+            if fate < 0.2:
+                answered(renewal := Answered(Grant(anyio.current_time(), self.duration_s)))
+                return renewal
+            return super().begin_renewal(spec, epoch, answered)
+
+    rig = Rig(clock, Fickle(duration_s=5.0, before=before), limits=LaneLimits(renew=5))
+    async with rig.running():
+        specs = [rig.hold(f"s{number}") for number in range(20)]
+        for _ in range(200):
+            await anyio.sleep(0.5 * random.random())
+            lease = rig.lease(random.choice(specs))
+            if random.random() < 0.3:
+                rig.break_link(lease.spec, lease.epoch)
+            else:
+                rig.supervisor.post(LeaseSettling(lease.spec.id, lease.epoch))
+                rig.supervisor.post(LeaseNotSettled(lease.spec.id, lease.epoch))
+        for spec in specs:
+            rig.supervisor.post(LeaseReleaseRequested(spec.id))
+        await anyio.sleep(30)
+        runner = rig.supervisor._runner
+        assert rig.broker.begun > 200
+        assert rig.broker.under_way == 0
+        assert not any((runner._pending, runner._scopes, runner._waiting, runner._releases))
+        assert not any(lane._taken or lane._queue for lane in runner._lanes.values())
+    lost = [(news.spec.id, news.epoch) for news in rig.heard.of(LeaseNews.LOST)]
+    assert len(lost) == len(set(lost)) > 20
 
 
 class Answered:
