@@ -10,8 +10,9 @@ import logging
 import os
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import httpx
@@ -96,7 +97,7 @@ def build_transport(
     nobody configured. Only SSL_CERT_FILE and SSL_CERT_DIR are heard, which name whom to believe and not whom to tell.
     Cookies are neither kept nor sent: a transport serves many operations that must not see each other's.
     """
-    context = ssl_context or _usual_tls(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+    context = ssl_context or _usual_tls(_believed("SSL_CERT_FILE"), _believed("SSL_CERT_DIR"))
 
     def open_session() -> aiohttp.ClientSession:
         import aiohttp
@@ -137,8 +138,17 @@ def build_client(
     )
 
 
-@cache
-def _usual_tls(_cert_file: str | None, _cert_dir: str | None) -> ssl.SSLContext:
+def _believed(variable: str) -> tuple[str | None, int]:
+    """What names whom to believe, and when that was changed."""
+    path = os.environ.get(variable)
+    try:
+        return path, 0 if path is None else Path(path).stat().st_mtime_ns
+    except OSError:
+        return path, 0
+
+
+@lru_cache(maxsize=1)
+def _usual_tls(_file: tuple[str | None, int], _dir: tuple[str | None, int]) -> ssl.SSLContext:
     """One for all transports: to read whom the machine believes takes 30 ms each time."""
     return httpx.create_ssl_context(trust_env=True)
 

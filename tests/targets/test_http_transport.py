@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,6 +17,7 @@ import pytest
 from renewer.errors import TransientError
 from renewer.targets.http import build_transport, exchange
 from renewer.targets.transport import PlainRequest
+from tests.targets.tls_rig import Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -156,3 +159,32 @@ async def test_who_takes_requests_of_httpx_alone_is_given_one() -> None:
         await exchange(client, plain("POST", "https://h.example/a?b=c", b"{}"), max_body=10)
     assert (seen[0].method, str(seen[0].url), seen[0].content) == ("POST", "https://h.example/a?b=c", b"{}")
     assert seen[0].headers["authorization"] == "Bearer t"
+
+
+async def test_whom_to_believe_is_read_anew_when_the_file_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new, believed = Authority(tmp_path / "old"), Authority(tmp_path / "new"), tmp_path / "believed.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(believed))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> bytes | None:
+        async with build_transport() as transport:
+            return (await exchange(transport, plain("GET", f"https://localhost:{port}/", None), max_body=10)).body
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=new.server("localhost"))
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        believed.write_bytes(old.file.read_bytes())
+        with pytest.raises(TransientError):
+            await ask()
+        believed.unlink()
+        believed.write_bytes(new.file.read_bytes())
+        assert await ask() == b"ok"
