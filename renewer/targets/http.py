@@ -25,7 +25,6 @@ from renewer.targets.transport import TIMEOUT, AiohttpTransport, PlainRequest
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import aiohttp
     from aiohttp.abc import AbstractResolver

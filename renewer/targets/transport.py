@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 TIMEOUT = httpx.Timeout(connect=15.0, read=60.0, write=60.0, pool=None)
 """Bounds for single steps on a connection, in seconds; whoever asks bounds the whole with a cancel scope."""
 
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?/[A-Za-z0-9._~:/?@!$&'()*+,;=-]*\Z")
-"""URLs that httpx leaves as they are: nothing in them is escaped, or would have to be."""
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?(?!.*/\.)/[A-Za-z0-9._~:/?@!$&'()*+,;=-]*\Z")
+"""URLs that httpx leaves as they are: nothing in them is escaped, or would have to be, and no `..` leads upwards."""
 
 
 class PlainRequest:

@@ -90,7 +90,7 @@ async def test_a_url_is_sent_as_it_is_for_it_may_be_signed(ask: Ask, target: str
     assert server.requests[0].split(b" ")[1].decode() == target
 
 
-@pytest.mark.parametrize("target", ['/a?b="c"', "/a/{b}", "/a?b=%zz", "/a|b?<c>", "/é"])
+@pytest.mark.parametrize("target", ['/a?b="c"', "/a/{b}", "/a?b=%zz", "/a|b?<c>", "/é", "/a/../b", "/./a?b=/.."])
 async def test_what_has_to_be_escaped_is_escaped_alike(target: str) -> None:
     async with served() as server, build_transport() as transport:
         for ask in (in_words_of_httpx, plain):
