@@ -23,6 +23,7 @@ from renewer.amqp.outlet import MAX_UNFINISHED_BYTES, Outlet
 from renewer.amqp.performatives import AmqpError, Begin, Close, Detach, End, Open, decode_performative
 from renewer.amqp.sasl import MAX_SASL_FRAME_SIZE, SaslClient, SaslServer
 from renewer.amqp.session import DEFAULT_HANDLE_MAX, DEFAULT_WINDOW, Session
+from renewer.amqp.wholetransfer import decode_whole_transfer
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Connection:
             raise AmqpProtocolError("a SASL frame after SASL", condition="amqp:connection:framing-error")
         if not frame.body:
             return  # A sign of life.
-        performative, offset = decode_performative(frame.body)
+        performative, offset = decode_whole_transfer(frame.body) or decode_performative(frame.body)
         payload = frame.body[offset:]
         if self.remote_open is None and not isinstance(performative, Open):
             raise AmqpProtocolError("a frame before open", condition="amqp:connection:framing-error")

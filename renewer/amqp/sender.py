@@ -166,6 +166,9 @@ class SenderLink(Link):
             delivery.delivery_id = self.session.next_delivery_id()
             if not delivery.settled:
                 self.session.unsettled(self.role).add(delivery.delivery_id, delivery)
+            if self.session.send_whole(self.handle, delivery):
+                self._head_sent(delivery)
+                return
             frame = Transfer(
                 self.handle,
                 delivery.delivery_id,
@@ -179,11 +182,14 @@ class SenderLink(Link):
         while self.session.may_transfer:
             self._offset = self.session.send_transfer(frame, delivery.payload, self._offset)
             if self._offset >= len(delivery.payload):
-                self._queue.popleft()
-                self._is_started = False
-                delivery.payload = b""
+                self._head_sent(delivery)
                 return
             frame = Transfer(self.handle)
+
+    def _head_sent(self, delivery: Delivery) -> None:
+        self._queue.popleft()
+        self._is_started = False
+        delivery.payload = b""
 
     def _drain(self) -> None:
         """Give back what credit is left (part 2.6.7): the receiver sees it used up by the delivery-count.

@@ -25,12 +25,14 @@ from renewer.amqp.receiver import ReceiverLink
 from renewer.amqp.sender import SenderLink
 from renewer.amqp.serial import serial_add
 from renewer.amqp.unsettled import Unsettled
+from renewer.amqp.wholetransfer import encode_whole_transfer
 from renewer.amqp.windows import Windows
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from renewer.amqp.delivery import Delivery
     from renewer.amqp.events import Event
     from renewer.amqp.outlet import Outlet
     from renewer.amqp.performatives import Performative, Properties, Source, Target
@@ -283,6 +285,19 @@ class Session:
                 drain,
             )
         )
+
+    def send_whole(self, handle: int, delivery: Delivery) -> bool:
+        """Queue a delivery that starts now, if it fits into one frame and is as most are; False if not."""
+        delivery_id = delivery.delivery_id
+        if delivery_id is None or delivery.message_format or delivery.state is not None:
+            return False
+        head = encode_whole_transfer(handle, delivery_id, delivery.delivery_tag, settled=delivery.settled)
+        if len(head) + len(delivery.payload) > self._outlet.room:
+            return False
+        if not self._outlet.is_shut:
+            self._outlet.output += encode_frame(self.channel, head + delivery.payload)
+        self._windows.sent()
+        return True
 
     def send_transfer(self, transfer: Transfer, payload: bytes, offset: int) -> int:
         """Queue a frame of a delivery with as much of the payload from `offset` on as fits; returns how far that is."""

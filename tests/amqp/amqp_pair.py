@@ -214,7 +214,7 @@ SCALARS: dict[type, st.SearchStrategy[Any]] = {
     Int: _signed(32).map(Int),
     int: _signed(64),
     Float32: st.floats(width=32, allow_nan=False).map(Float32),
-    float: st.floats(),
+    float: st.floats(allow_nan=False),
     Decimal32: st.binary(min_size=4, max_size=4).map(Decimal32),
     Decimal64: st.binary(min_size=8, max_size=8).map(Decimal64),
     Decimal128: st.binary(min_size=16, max_size=16).map(Decimal128),

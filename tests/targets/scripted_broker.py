@@ -235,6 +235,8 @@ class Peer:
                 link.refuse(error)
                 return
             self.requesters[node] = link
+            if broker.takes_unsettled_requests_only:
+                remote.snd_settle_mode = 0  # Which is echoed.
             link.accept(auto_credit=broker.request_credit, credit=broker.request_credit or 0)
             return
         assert isinstance(remote.source, Source)
@@ -268,6 +270,7 @@ class ScriptedBroker:
         self.idle_time_out_s: float | None = None
         self.request_credit: int | None = 100
         self.settles_requests = True
+        self.takes_unsettled_requests_only = False
         self.refused_nodes: dict[str, AmqpError] = {}
         self.is_mute = False
         self.mute_streams: list[MemoryStream] = []

@@ -449,10 +449,27 @@ async def test_a_management_node_that_is_unauthorized_gets_a_new_token():
         assert len(r.broker.tokens) > 1
 
 
-async def test_a_request_that_the_broker_rejects_fails_for_now():
+async def test_a_renewal_is_sent_settled_and_needs_no_disposition():
     async with rig() as r:
         await r.target.acquire(spec(), 1)
+        unsettled = []
+
+        def renew(ask):
+            unsettled.extend(ask.receiver.unsettled)
+            ask.renew()
+
         r.broker.settles_requests = False
+        r.broker.on_management = renew
+        await r.target.renew(spec(), 1)
+        assert unsettled == []
+
+
+async def test_a_request_that_the_broker_rejects_fails_for_now():
+    async with rig() as r:
+        r.broker.settles_requests = False
+        r.broker.takes_unsettled_requests_only = True
+        r.broker.on_token = lambda ask: ask.answer(200)
+        await r.target.acquire(spec(), 1)
 
         def reject(ask):
             delivery = next(iter(ask.receiver.unsettled.values()))

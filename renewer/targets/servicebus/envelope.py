@@ -18,14 +18,18 @@ _PLACEHOLDER: Final = uuid4()
 class Template:
     """An encoded request with a hole for its message-id: encoding anew costs as much as all the rest of a renewal.
 
-    May hold a token, and is not shown.
+    May hold a token, and is not shown. With `is_settled` it is sent settled: only its reply tells what became of it, and
+    the broker's disposition, which costs as much to read as a reply, does not come.
     """
 
     head: bytes = field(repr=False)
     tail: bytes = field(repr=False)
+    is_settled: bool = False
 
     @classmethod
-    def of(cls, body: object, application_properties: Mapping[str, object], *, reply_to: str) -> Template:
+    def of(
+        cls, body: object, application_properties: Mapping[str, object], *, reply_to: str, is_settled: bool = False
+    ) -> Template:
         """The request with this amqp-value body."""
         message = Message(
             properties=MessageProperties(message_id=_PLACEHOLDER, reply_to=reply_to),
@@ -35,7 +39,7 @@ class Template:
         head, hole, tail = message.encode().partition(_PLACEHOLDER.bytes)
         if not hole:
             raise AssertionError("the message-id is not in the encoded message")
-        return cls(head, tail)
+        return cls(head, tail, is_settled)
 
     @property
     def size(self) -> int:

@@ -35,7 +35,8 @@ _LONGEST_SERVER_TIMEOUT_S: Final = 60.0
 
 def renew_session_lock(entity: str, *, link_name: str, session_id: str, lock_s: float) -> Template:
     """Renew the lock of the session on that link; the broker may take a lock's time for it."""
-    return _ask(entity, RENEW_SESSION_LOCK, {"session-id": session_id}, timeout_s=lock_s, link_name=link_name)
+    body: dict[str, object] = {"session-id": session_id}
+    return _ask(entity, RENEW_SESSION_LOCK, body, timeout_s=lock_s, link_name=link_name, is_settled=True)
 
 
 def renew_message_locks(
@@ -45,7 +46,7 @@ def renew_message_locks(
     fails all of them.
     """
     body: dict[str, object] = {"lock-tokens": AmqpArray([*tokens], UUID)}
-    return _ask(entity, RENEW_LOCK, body, timeout_s=lock_s, link_name=link_name)
+    return _ask(entity, RENEW_LOCK, body, timeout_s=lock_s, link_name=link_name, is_settled=True)
 
 
 def get_session_state(entity: str, *, link_name: str, session_id: str, timeout_s: float) -> Template:
@@ -171,10 +172,16 @@ _DISPOSITIONS: Final = {
 
 
 def _ask(
-    entity: str, operation: str, body: dict[str, object], *, timeout_s: float, link_name: str | None = None
+    entity: str,
+    operation: str,
+    body: dict[str, object],
+    *,
+    timeout_s: float,
+    link_name: str | None = None,
+    is_settled: bool = False,
 ) -> Template:
     timeout_s = min(max(timeout_s, _SHORTEST_SERVER_TIMEOUT_S), _LONGEST_SERVER_TIMEOUT_S)
     fields: dict[str, object] = {"operation": operation, "com.microsoft:server-timeout": Uint(1000 * timeout_s)}
     if link_name is not None:
         fields["associated-link-name"] = link_name
-    return Template.of(body, fields, reply_to=management_address(entity))
+    return Template.of(body, fields, reply_to=management_address(entity), is_settled=is_settled)

@@ -52,6 +52,12 @@ UNANSWERED_S: Final = 1.0
 SETTLED_AT_ONCE: Final = 200
 """Replies are settled with the next requests, or when `pump` is called; but no more than so many wait for that."""
 
+# snd-settle-mode (AMQP 1.0 part 2.8.2). Replies come settled, and some requests are sent so: Microsoft.Azure.Amqp has it so
+# for both, @azure/service-bus says mixed.
+_UNSETTLED: Final = 0
+_SETTLED: Final = 1
+_MIXED: Final = 2
+
 _REOPEN_BASE_S: Final = 0.1
 _REOPEN_CAP_S: Final = 5.0
 
@@ -283,13 +289,15 @@ class RequestPair:
                 f"{name}-in",
                 source=source,
                 target=target,
-                snd_settle_mode=0,
+                snd_settle_mode=_SETTLED,
                 auto_credit=REPLY_CREDIT,
                 max_message_size=MAX_REPLY_SIZE,
             )
             self._carrier.own(self._receiver, self, channel)
             to_free = 1
-            self._sender = channel.session.attach_sender(f"{name}-out", source=source, target=target, snd_settle_mode=0)
+            self._sender = channel.session.attach_sender(
+                f"{name}-out", source=source, target=target, snd_settle_mode=_MIXED
+            )
             self._carrier.own(self._sender, self, channel)
         except AmqpProtocolError as error:
             channel.free(to_free)
@@ -336,12 +344,16 @@ class RequestPair:
         self._counted.append(request)
         self._in_window += 1
         try:
-            request.delivery = sender.send(request.template.render(key))
+            template = request.template
+            settled = template.is_settled and sender.remote is not None and sender.remote.snd_settle_mode != _UNSETTLED
+            delivery = sender.send(template.render(key), settled=settled)
         except AmqpProtocolError as error:
             refusal = TransientError(f"{self.address}: {error}", kind="server", condition=error.condition)
             self._fail([request], refusal)
             return
-        self._deliveries[request.delivery] = request
+        if not delivery.settled:
+            request.delivery = delivery
+            self._deliveries[delivery] = request
 
     def _settle_replies(self) -> None:
         """Replies that came together are settled together: each by itself costs a frame, and most often a write."""
