@@ -23,11 +23,15 @@ from renewer.observe.collectors import (
     LogCollector,
     StateCollector,
 )
+from renewer.observe.histograms import Histogram
 
 if TYPE_CHECKING:
     from renewer.core.scheduler import Scheduler
     from renewer.observe.logsink import LogSink
     from renewer.ports import Clock
+
+ATTEMPT_KINDS = ("renew", "acquire", "submit", "poll", "fetch")
+"""What attempts are made for: the labels of their lateness."""
 
 _MARGIN_BUCKETS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 150.0, 300.0)
 _SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -51,30 +55,31 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        self.renewal_duration = prometheus_client.Histogram(
+        self.renewal_duration = Histogram(
             "renewer_renewal_duration_seconds",
             "Time from sending a renewal to its answer.",
             buckets=_DURATION_BUCKETS,
             registry=registry,
-        )
-        self.margin = prometheus_client.Histogram(
+        ).of()
+        self.margin = Histogram(
             "renewer_renewal_margin_seconds",
             "What was left of the lock when a renewal was acknowledged.",
             buckets=_MARGIN_BUCKETS,
             registry=registry,
-        )
-        self.margin_ratio = prometheus_client.Histogram(
+        ).of()
+        self.margin_ratio = Histogram(
             "renewer_renewal_margin_ratio",
             "The same as a share of the lock: about a half as a rule, nothing when it was too late.",
             buckets=_SHARE_BUCKETS,
             registry=registry,
-        )
-        self.lateness = prometheus_client.Histogram(
+        ).of()
+        self.lateness = Histogram(
             "renewer_attempt_lateness_seconds",
             "Time from when an attempt fell due to when it was started.",
-            ["kind"],
             buckets=_LATENESS_BUCKETS,
             registry=registry,
+            label="kind",
+            values=ATTEMPT_KINDS,
         )
         self.losses = prometheus_client.Counter(
             "renewer_lease_losses", "Leases lost, by reason.", ["reason"], registry=registry
@@ -97,18 +102,18 @@ class Metrics:
         self.operations_ended = prometheus_client.Counter(
             "renewer_operations_ended", "Operations ended, by final state.", ["state"], registry=registry
         )
-        self.retry_after = prometheus_client.Histogram(
+        self.retry_after = Histogram(
             "renewer_poll_retry_after_seconds",
             "What services asked us to wait between polls.",
             buckets=_RETRY_AFTER_BUCKETS,
             registry=registry,
-        )
-        self.loop_lag = prometheus_client.Histogram(
+        ).of()
+        self.loop_lag = Histogram(
             "renewer_loop_lag_seconds",
             "How late the supervisor loop woke.",
             buckets=_LATENESS_BUCKETS,
             registry=registry,
-        )
+        ).of()
         build = prometheus_client.Gauge(
             "renewer_build_info", "Always 1; the version is in the label.", ["version"], registry=registry
         )
@@ -197,9 +202,7 @@ class AttemptMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.max_lateness_s = 0.0
-        self._lateness = {
-            kind: metrics.lateness.labels(kind) for kind in ("renew", "acquire", "submit", "poll", "fetch")
-        }
+        self._lateness = {kind: metrics.lateness.of(kind) for kind in ATTEMPT_KINDS}
         self._renewal_duration = metrics.renewal_duration
 
     def attempt_started(self, kind: str, lateness_s: float) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID, uuid4
 
 from renewer.amqp import Message, MessageProperties, Value
+from renewer.core.values import value
+from renewer.targets.servicebus.plainreply import read_plain_reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +20,8 @@ _PLACEHOLDER: Final = uuid4()
 class Template:
     """An encoded request with a hole for its message-id: encoding anew costs as much as all the rest of a renewal.
 
-    May hold a token, and is not shown. With `is_settled` it is sent settled: only its reply tells what became of it, and
-    the broker's disposition, which costs as much to read as a reply, does not come.
+    May hold a token, and is not shown. With `is_settled` it is sent settled: its reply alone tells what became of it,
+    and the broker's disposition, which costs as much to read as a reply, does not come.
     """
 
     head: bytes = field(repr=False)
@@ -51,9 +53,16 @@ class Template:
         return b"".join((self.head, message_id, self.tail))
 
 
-@dataclass(frozen=True, slots=True)
+Said: TypeAlias = "tuple[int | None, str | None, str | None, object]"
+"""The first four fields of a `Reply`."""
+
+
+@value
 class Reply:
-    """What came back. Moments are monotonic; `sent_at` is when the request left the queue."""
+    """What came back. Moments are monotonic; `sent_at` is when the request left the queue.
+
+    Of a success no words are kept, nor read.
+    """
 
     status: int | None
     condition: str | None
@@ -82,19 +91,29 @@ def correlation_key(value: object) -> bytes | None:
     return None
 
 
-def read_reply(message: Message, sent_at: float, received_at: float) -> Reply:
-    """What a reply says, with the names that `$management` uses and those that `$cbs` does."""
+def read_reply(payload: bytes) -> tuple[bytes | None, Said]:
+    """Whom a reply is for (see `correlation_key`), and what it says. AmqpProtocolError if it is no message.
+
+    Names are those that `$management` uses and those that `$cbs` does.
+    """
+    plain = read_plain_reply(payload)
+    if plain is not None:
+        key, status, body = plain
+        return key, (status, None, None, body)
+    message = Message.decode(payload)
+    return correlation_key(message.properties.correlation_id if message.properties else None), _said_by(message)
+
+
+def _said_by(message: Message) -> Said:
     fields = message.application_properties
     status = _either(fields, "statusCode", "status-code")
     condition = _either(fields, "errorCondition", "error-condition")
     description = _either(fields, "statusDescription", "status-description")
-    return Reply(
+    return (
         int(status) if isinstance(status, int) and not isinstance(status, bool) else None,
         str(condition) if isinstance(condition, str) and condition else None,
         str(description) if isinstance(description, str) and description else None,
         message.body.value if isinstance(message.body, Value) else None,
-        sent_at,
-        received_at,
     )
 
 

@@ -16,7 +16,6 @@ import anyio
 from renewer.amqp import (
     Accepted,
     LinkState,
-    Message,
     ReceiverLink,
     Rejected,
     SenderLink,
@@ -24,7 +23,7 @@ from renewer.amqp import (
     Target,
 )
 from renewer.errors import AmqpProtocolError, RemoteError, TransientError
-from renewer.targets.servicebus.envelope import Reply, Template, correlation_key, read_reply
+from renewer.targets.servicebus.envelope import Reply, Template, read_reply
 from renewer.targets.servicebus.request import Request, message_ids
 from renewer.targets.servicebus.verdicts import copy_of, describe, pair_refused
 
@@ -52,8 +51,8 @@ UNANSWERED_S: Final = 1.0
 SETTLED_AT_ONCE: Final = 200
 """Replies are settled with the next requests, or when `pump` is called; but no more than so many wait for that."""
 
-# snd-settle-mode (AMQP 1.0 part 2.8.2). Replies come settled, and some requests are sent so: Microsoft.Azure.Amqp has it so
-# for both, @azure/service-bus says mixed.
+# snd-settle-mode (AMQP 1.0 part 2.8.2). Replies come settled, and some requests are sent so: Microsoft.Azure.Amqp has
+# both settled, @azure/service-bus says mixed.
 _UNSETTLED: Final = 0
 _SETTLED: Final = 1
 _MIXED: Final = 2
@@ -221,18 +220,17 @@ class RequestPair:
             if len(self._unsettled) >= SETTLED_AT_ONCE:
                 self._settle_replies()
         try:
-            message = Message.decode(delivery.payload)
+            key, said = read_reply(delivery.payload)
         except AmqpProtocolError:
             self._carrier.dropped_reply(self.address, "unreadable")
             return
-        key = correlation_key(message.properties.correlation_id if message.properties else None)
         request = self._registry.get(key) if key is not None else None
         if request is None:
             self._carrier.dropped_reply(self.address, "for nobody")
             return
         self._carrier.answered()
         now = self._carrier.now()
-        request.reply = read_reply(message, request.sent_at, now)
+        request.reply = Reply(*said, request.sent_at, now)
         request.home.on_reply(request, now)
 
     def on_reply(self, request: Request, now: float) -> None:
