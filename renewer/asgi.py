@@ -85,7 +85,7 @@ async def serve(
             await anyio.sleep_forever()
         finally:
             stopping.set()
-            server.should_exit = True
+            server.stop()
 
 
 def stopping_of(scope: Scope) -> anyio.Event | None:
@@ -179,11 +179,23 @@ def _clear_stale(path: Path) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would take the process's own away."""
+    """uvicorn without its signal handlers, which would take the process's own away; ended by `stop`."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = anyio.Event()
+        self._stopping = anyio.Event()
+
+    def stop(self) -> None:
+        """Answer what has been asked, and end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Keep the date of answers right until told to stop; uvicorn itself wakes ten times a second to look."""
+        while not await self.on_tick(0):
+            with anyio.move_on_after(1.0):
+                await self._stopping.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -95,6 +95,10 @@ class Keeper:
     def take(self, news: News) -> None:
         """Take in one piece of news: pass it on, now or when what it tells of is stored."""
         key = news.spec.id
+        if news.news is _RENEWED and key not in self._marked and key not in self._under_way:
+            # Most news are: not kept, and nobody is called back for it.
+            self._tell(news)
+            return
         kind = EntryKind.LEASE if isinstance(news, TellLease) else EntryKind.OPERATION
         callback = None if self._deliveries is None else self._deliveries.entry_for(news)
         if _is_kept(news) or callback is not None:
@@ -355,4 +359,5 @@ _KEPT: frozenset[LeaseNews | OperationNews] = frozenset(
     }
 )
 
+_RENEWED = LeaseNews.RENEWED
 _URGENT: frozenset[LeaseNews | OperationNews] = frozenset({LeaseNews.AT_RISK, LeaseNews.LOST})
