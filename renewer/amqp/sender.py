@@ -101,7 +101,10 @@ class SenderLink(Link):
         if self.state in (LinkState.ATTACHING, LinkState.REQUESTED, LinkState.ATTACHED):
             self._queue.append(delivery)
             if len(self._queue) == 1:
-                self.session.wait_to_send(self)
+                if self._is_free_to_send and self.session.has_room_for_one:
+                    self._send_head()
+                if self._queue:
+                    self.session.wait_to_send(self)
         return delivery
 
     def settle(self, delivery: Delivery, state: DeliveryState | None = None) -> None:
@@ -156,6 +159,10 @@ class SenderLink(Link):
             available=len(self._queue),
             drain=self._must_drain,
         )
+
+    @property
+    def _is_free_to_send(self) -> bool:
+        return self.credit > 0 and not self._must_drain and self.state is LinkState.ATTACHED
 
     def _send_head(self) -> None:
         delivery = self._queue[0]

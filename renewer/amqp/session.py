@@ -246,6 +246,11 @@ class Session:
         """Whether the peer's incoming window has room for a frame."""
         return self._windows.may_send and self.state is SessionState.MAPPED
 
+    @property
+    def has_room_for_one(self) -> bool:
+        """The same, and no link waits for its turn."""
+        return not self._waiting and self.may_transfer
+
     def report(self, event: Event) -> None:
         """Tell the application."""
         self._outlet.events.append(event)

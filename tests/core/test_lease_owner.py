@@ -45,7 +45,7 @@ def test_a_lease_whose_owner_is_gone_is_not_acquired_again() -> None:
 
 
 def test_while_its_connection_stands_an_owner_needs_no_other_sign_of_life() -> None:
-    story = held(owner=CONNECTION, lock_s=300.0)
+    story = held(owner=CONNECTION, lock_s=3600.0)
     story.seen(0.5, stays=True)
     assert story.lease.owner_until is None
     assert story.advance(149.0) == []
@@ -74,7 +74,7 @@ def test_after_the_request_that_registered_it_an_owner_has_half_a_minute_to_conn
 
 
 def test_an_owner_that_comes_back_in_time_keeps_its_lease() -> None:
-    story = held(owner=CONNECTION, lock_s=300.0)
+    story = held(owner=CONNECTION, lock_s=3600.0)
     story.seen(1.0, stays=True)
     story.seen(2.0)
     story.seen(2.9, stays=True)
