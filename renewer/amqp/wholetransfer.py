@@ -22,11 +22,15 @@ def encode_whole_transfer(handle: int, delivery_id: int, delivery_tag: bytes, *,
 
 def decode_whole_transfer(body: bytes) -> tuple[Transfer, int] | None:
     """What `decode_performative` makes of this frame body; None if it has to be asked."""
-    if body[:4] != _LIST8_OF_A_TRANSFER:
-        return None
     try:
-        end = 5 + body[4]
-        handle, at = _take_uint(body, 6)
+        if body.startswith(_LIST8_OF_A_TRANSFER):
+            end, count, at = 5 + body[4], body[5], 6
+        elif body.startswith(_LIST32_OF_A_TRANSFER):
+            size, count = _U32_U32.unpack_from(body, 4)
+            end, at = 8 + size, 12
+        else:
+            return None
+        handle, at = _take_uint(body, at)
         delivery_id, at = _take_uint(body, at)
         if body[at] != 0xA0:
             return None
@@ -34,7 +38,7 @@ def decode_whole_transfer(body: bytes) -> tuple[Transfer, int] | None:
         at = tag_at + body[at + 1]
         tail = body[at:end]
         settled, message_format, batchable = _TAILS[tail]
-        if body[5] != _HEAD_FIELDS + len(tail) or at + len(tail) != end:
+        if count != _HEAD_FIELDS + len(tail) or at + len(tail) != end:
             return None
     except (LookupError, struct.error):
         return None
@@ -75,8 +79,10 @@ def _plain_tails() -> dict[bytes, tuple[bool | None, int | None, bool]]:
 
 
 _LIST8_OF_A_TRANSFER: Final = b"\x00\x53\x14\xc0"
+_LIST32_OF_A_TRANSFER: Final = b"\x00\x53\x14\xd0"
 _HEAD_FIELDS: Final = 3
 _TAILS: Final = _plain_tails()
 _SETTLED: Final = bytes.fromhex("43 41 42 40 40 42 42 42")
 _UNSETTLED: Final = bytes.fromhex("43 42 42 40 40 42 42 42")
 _U32: Final = struct.Struct(">I")
+_U32_U32: Final = struct.Struct(">II")

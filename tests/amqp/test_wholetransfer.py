@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,15 +43,18 @@ def test_what_it_reads_is_what_the_general_way_reads(
 ) -> None:
     fields = bytes.fromhex(head + delivery_id + tag) + bytes(tail)
     count = max(0, 3 + len(tail) + wrong_count)
-    body = b"\x00\x53\x14\xc0" + bytes((len(fields) + 1 + wrong_size & 0xFF, count)) + fields + payload
-    found = decode_whole_transfer(body)
-    if found is not None:
-        assert found == decode_performative(body)
+    short = b"\xc0" + bytes((len(fields) + 1 + wrong_size & 0xFF, count))
+    long = b"\xd0" + struct.pack(">II", len(fields) + 4 + wrong_size, count)
+    for size in (short, long):
+        body = b"\x00\x53\x14" + size + fields + payload
+        found = decode_whole_transfer(body)
+        if found is not None:
+            assert found == decode_performative(body)
 
 
-@given(st.binary(max_size=60))
-def test_no_bytes_make_it_raise_or_differ(noise: bytes) -> None:
-    body = b"\x00\x53\x14\xc0" + noise
+@given(st.sampled_from([b"\xc0", b"\xd0", b"\xd0\x00\x00\x00"]), st.binary(max_size=60))
+def test_no_bytes_make_it_raise_or_differ(size: bytes, noise: bytes) -> None:
+    body = b"\x00\x53\x14" + size + noise
     found = decode_whole_transfer(body)
     if found is not None:
         assert found == decode_performative(body)
@@ -76,6 +81,12 @@ def test_a_batchable_transfer_is_usual() -> None:
     found = decode_whole_transfer(encode_performative(batchable))
     assert found is not None
     assert found[0] == batchable
+
+
+def test_it_reads_a_list_with_a_size_of_four_bytes() -> None:
+    short = encode_whole_transfer(3, 700, b"tag", settled=True)
+    body = b"\x00\x53\x14\xd0" + struct.pack(">II", short[4] + 3, short[5]) + short[6:]
+    assert decode_whole_transfer(body + b"payload") == (Transfer(3, 700, b"tag", 0, True), len(body))
 
 
 def test_cut_off_bytes_are_refused_by_the_general_way() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -43,6 +44,20 @@ def test_what_else_the_broker_says_does_not_hinder() -> None:
 
 def test_both_names_of_the_status_are_known() -> None:
     assert read_plain_reply(reply(name="status-code")) == (ID.bytes, 200, {"expiration": 1})
+
+
+def test_sizes_of_four_bytes_are_read() -> None:
+    body = bytes.fromhex("005377 c1 16 02 a10a") + b"expiration" + b"\x83" + bytes(8)
+    properties = b"\x40" * 5 + b"\x98" + ID.bytes
+    status = b"\xa1\x01x\x41" + b"\xa1\x0astatusCode\x71" + struct.pack(">i", 200)
+    payload = b"".join(
+        (
+            b"\x00\x53\x73\xd0" + struct.pack(">II", 4 + len(properties), 6) + properties,
+            b"\x00\x53\x74\xd1" + struct.pack(">II", 4 + len(status), 4) + status,
+            body,
+        )
+    )
+    assert read_plain_reply(payload) == (ID.bytes, 200, {"expiration": 0})
 
 
 @pytest.mark.parametrize("status", [Int(199), Int(300), Int(410), Int(-200), "200", None, True])

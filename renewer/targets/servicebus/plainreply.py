@@ -17,18 +17,14 @@ from renewer.errors import AmqpProtocolError
 def read_plain_reply(payload: bytes) -> tuple[bytes, int, object] | None:
     """The bytes of the correlation-id, the status (200 to 299) and the body; None if the payload is not so."""
     try:
-        if not payload.startswith(_PROPERTIES):
-            return None
-        end, at = 5 + payload[4], 6
+        end, count, at = _compound(payload, 0, _PROPERTIES)
         for _ in range(_CORRELATION_ID):
             at = at + 1 if payload[at] == _NULL else _behind(payload, at)
-        if payload[at] != _UUID or at + 17 > end or payload[5] <= _CORRELATION_ID:
+        if payload[at] != _UUID or at + 17 > end or count <= _CORRELATION_ID:
             return None
-        key, at = payload[at + 1 : at + 17], end
-        if not payload.startswith(_APPLICATION_PROPERTIES, at):
-            return None
+        key = payload[at + 1 : at + 17]
+        end, _, at = _compound(payload, end, _APPLICATION_PROPERTIES)
         status = 0
-        end, at = at + 5 + payload[at + 4], at + 6
         while at < end:
             if payload[at] != _STR8:
                 return None
@@ -44,9 +40,21 @@ def read_plain_reply(payload: bytes) -> tuple[bytes, int, object] | None:
         if at != end or not 200 <= status < 300 or not payload.startswith(_VALUE, at):
             return None
         body, end = decode(payload, at + 3)
-    except (IndexError, struct.error, AmqpProtocolError):
+    except (LookupError, struct.error, AmqpProtocolError):
         return None
     return (key, status, body) if end == len(payload) else None
+
+
+def _compound(payload: bytes, at: int, section: bytes) -> tuple[int, int, int]:
+    """Where the list or map of this section, which starts at `at`, ends; how many items it has; where the first is."""
+    if payload[at : at + 3] == section:
+        code = payload[at + 3]
+        if code in _WITH_SIZE_OF_1:
+            return at + 5 + payload[at + 4], payload[at + 5], at + 6
+        if code in _WITH_SIZE_OF_4:
+            size, count = _U32_U32.unpack_from(payload, at + 4)
+            return at + 8 + size, count, at + 12
+    raise LookupError
 
 
 def _behind(payload: bytes, at: int) -> int:
@@ -55,13 +63,16 @@ def _behind(payload: bytes, at: int) -> int:
     return skip(payload, at)
 
 
-_PROPERTIES: Final = b"\x00\x53\x73\xc0"
-_APPLICATION_PROPERTIES: Final = b"\x00\x53\x74\xc1"
+_PROPERTIES: Final = b"\x00\x53\x73"
+_APPLICATION_PROPERTIES: Final = b"\x00\x53\x74"
 _VALUE: Final = b"\x00\x53\x77"
 _STATUS: Final = (b"statusCode", b"status-code")
 _CORRELATION_ID: Final = 5
+_WITH_SIZE_OF_1: Final = (0xC0, 0xC1)
+_WITH_SIZE_OF_4: Final = (0xD0, 0xD1)
 _NULL: Final = 0x40
 _INT: Final = 0x71
 _UUID: Final = 0x98
 _STR8: Final = 0xA1
 _I32: Final = struct.Struct(">i")
+_U32_U32: Final = struct.Struct(">II")
