@@ -61,10 +61,10 @@ def performative_fields(body: Buffer, at: int = 0, end: int | None = None) -> Fi
     offset = first
     try:
         for _ in range(count):
-            width = _WIDTH[body[offset]]
+            width = WIDTH[body[offset]]
             if width > 0:
                 after = offset + width
-            elif width == _SIZE_OF_1:
+            elif width == SIZE_OF_1:
                 after = offset + 2 + body[offset + 1]
             else:
                 after = skip(body, offset, stop)
@@ -184,7 +184,7 @@ def array_of_fixed(data: Buffer, at: int, end: int | None = None) -> tuple[int, 
     if first == stop:
         raise _cut_off()
     code = data[first]
-    width = _WIDTH[code] - 1
+    width = WIDTH[code] - 1
     if width < 0:
         raise AmqpProtocolError("an array of something else than was to be")
     if first + 1 + count * width != stop:
@@ -259,10 +259,10 @@ def _after_descriptor(data: Buffer, at: int, end: int, depth: int) -> tuple[int,
 def _after_plain(data: Buffer, at: int) -> int:
     """The offset after a value that is not described."""
     code = data[at]
-    width = _WIDTH[code]
+    width = WIDTH[code]
     if width > 0:
         return at + width
-    if width == _SIZE_OF_1:
+    if width == SIZE_OF_1:
         return at + 2 + data[at + 1]
     if width == _SIZE_OF_4:
         size: int = _U32.unpack_from(data, at + 1)[0]
@@ -284,7 +284,7 @@ def _widths() -> tuple[int, ...]:
         (5, (0x70, 0x71, 0x72, 0x73, 0x74)),
         (9, (0x80, 0x81, 0x82, 0x83, 0x84)),
         (17, (0x94, 0x98)),
-        (_SIZE_OF_1, (0xA0, 0xA1, 0xA3, 0xC0, 0xC1, 0xE0)),
+        (SIZE_OF_1, (0xA0, 0xA1, 0xA3, 0xC0, 0xC1, 0xE0)),
         (_SIZE_OF_4, (0xB0, 0xB1, 0xB3, 0xD0, 0xD1, 0xF0)),
     ):
         for code in codes:
@@ -292,9 +292,11 @@ def _widths() -> tuple[int, ...]:
     return tuple(widths)
 
 
-_SIZE_OF_1: Final = -1
+SIZE_OF_1: Final = -1
 _SIZE_OF_4: Final = -4
-_WIDTH: Final = _widths()
+WIDTH: Final = _widths()
+"""By constructor: how many bytes a value of fixed width has with it; `SIZE_OF_1` where the next byte tells how many
+follow it, less than that where four bytes do, and 0 for what is no constructor of a plain value."""
 _U32: Final = struct.Struct(">I")
 _U32_U32: Final = struct.Struct(">II")
 _CODES: Final = {

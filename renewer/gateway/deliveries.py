@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from renewer.amqp.serial import serial_distance
 from renewer.core.states import MessageFate
+from renewer.gateway.dispositions import ACCEPTED, OUTCOMES, REJECTED, outcome_of, read_disposition, rejected_error
 from renewer.gateway.links import Locked
-from renewer.gateway.transfers import (
-    ACCEPTED,
-    OUTCOMES,
-    REJECTED,
-    outcome_of,
-    read_delivery,
-    read_disposition,
-    rejected_error,
-)
+from renewer.gateway.transfers import find_sequence_number, read_delivery, read_transfer, usual_lock
 
 if TYPE_CHECKING:
     from renewer.gateway.links import WorkerLink
+    from renewer.gateway.transfers import UsualLock
     from renewer.gateway.watching import Exchanges
 
 MOST_LOCKED: Final = 10_000
@@ -37,6 +31,31 @@ class Deliveries:
     def __init__(self, wire: Exchanges) -> None:
         self._wire = wire
         self.followed: list[WorkerLink] = []
+
+    def shown(self, link: WorkerLink, buffer: bytearray, at: int, end: int) -> UsualLock | None:
+        """Have the worker see of a message what it is to see of its lock; what is true of it, for `noted`.
+
+        None, and nothing done, for a message that is for `locked`.
+        """
+        if link.is_within or len(link.locked) >= MOST_LOCKED:
+            return None
+        lock = usual_lock(buffer, at, end)
+        if lock is not None and link.shown_for_s is not None:
+            wire = self._wire
+            _MILLISECONDS.pack_into(buffer, lock[0], int(1000 * (wire.now + wire.wall_ahead_s + link.shown_for_s)))
+        return lock
+
+    def noted(self, link: WorkerLink, buffer: bytearray, at: int, end: int, lock: UsualLock) -> None:
+        """Such a message was passed on."""
+        _, until, number = lock
+        _, delivery_id, tag, settled, link.is_within, aborted, payload = read_transfer(buffer, at, end)
+        link.within_id = None
+        if settled or aborted or delivery_id is None or tag is None or link.is_session:
+            return
+        if number is None:
+            number = find_sequence_number(buffer, payload, end)
+        link.locked[delivery_id] = Locked(delivery_id, tag, until / 1000, self._wire.now, number)
+        link.within_id = delivery_id
 
     def locked(self, link: WorkerLink, buffer: bytearray, at: int, end: int) -> None:
         """Part of a message comes over a link that is watched: what its lock is, and what the worker is shown of it."""

@@ -12,6 +12,14 @@ from renewer.errors import AmqpProtocolError
 FRAME: Final = Struct(">IBBH")
 """Size, data offset in words, type, channel (AMQP 1.0 part 2.3)."""
 
+LONE_FRAME: Final = Struct(">IHHHB").unpack_from
+"""Size, offset and type, channel, how the performative begins, and its code; most are `PLAIN_FRAME`, `SMALL_START`."""
+
+PLAIN_FRAME: Final = 0x0200
+SMALL_START: Final = 0x0053
+LONE_LEAST: Final = 16
+"""Bytes of a frame that is not looked at more closely than that; no transfer, flow or disposition is shorter."""
+
 CHANNEL: Final = Struct(">H")
 CHANNEL_OFFSET: Final = 6
 

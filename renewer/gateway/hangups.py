@@ -16,18 +16,22 @@ if TYPE_CHECKING:
 
 
 class Hangups:
-    """Of all sockets of one event loop. `close` it on that loop."""
+    """Of all sockets of one event loop. `close` it on that loop, for good."""
 
-    __slots__ = ("_callbacks", "_epoll", "_loop")
+    __slots__ = ("_callbacks", "_epoll", "_is_closed", "_loop")
 
     def __init__(self) -> None:
+        self._is_closed = False
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._epoll: select.epoll | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Call back, once, when the other side has ended; `forget` before the descriptor is closed."""
-        if not hasattr(select, "epoll"):
+        """Call back, once, when the other side has ended; `forget` before the descriptor is closed.
+
+        Nothing once all was closed: workers that are on their way out then are read no longer.
+        """
+        if self._is_closed or not hasattr(select, "epoll"):
             return
         if self._epoll is None:
             self._epoll = select.epoll()
@@ -45,6 +49,7 @@ class Hangups:
 
     def close(self) -> None:
         """Watch nothing any longer."""
+        self._is_closed = True
         if self._epoll is not None and self._loop is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()

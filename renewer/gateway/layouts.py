@@ -40,53 +40,6 @@ Groups: where the map of message annotations starts; the sequence number, in one
 
 match_sections: Final = re.compile(_TO_LOCKED_UNTIL, re.DOTALL).match
 
-_TRUE: Final = rb"(\x41|\x56\x01)"
-_FALSE: Final = rb"(?:\x42|\x56\x00)"
-
-match_disposition: Final = re.compile(
-    rb"\x00\x53\x15\xc0.[\x05\x06](?:"
-    + _TRUE
-    + rb"|"
-    + _FALSE
-    + rb")(?:\x43|\x52(.)|\x70(.{4}))(?:(\x40)|\x43|\x52(.)|\x70(.{4}))(?:\x40|"
-    + _TRUE
-    + rb"|"
-    + _FALSE
-    + rb")()\x00\x53(.)(?:\x45|\xc0"
-    + _SIZED
-    + rb")()(?:[\x40-\x42]|\x56[\x00\x01])?+",
-    re.DOTALL,
-).match
-"""A disposition with a state.
-
-Groups: something if its sender receives; first delivery id, in one byte or in four; something if the last is that too;
-or the last, in one byte or in four; something if settled; where the state starts; its descriptor; where it ends.
-"""
-
-_NUMBER: Final = rb"(\x40|\x43|\x52.|\x70.{4})"
-_FLAG: Final = rb"([\x40-\x42])"
-
-match_flow: Final = re.compile(
-    rb"\x00\x53\x13\xc0.([\x06-\x0b])(?:\x52(.)|\x70(.{4}))\x70(.{4})(?:\x43|\x52.|\x70.{4})(?:\x52(.)|\x70(.{4}))"
-    rb"(?:\x43|\x52(.)|\x70(.{4}))"
-    + _NUMBER
-    + rb"(?:"
-    + _NUMBER
-    + rb"(?:"
-    + _NUMBER
-    + rb"(?:"
-    + _FLAG
-    + rb"(?:"
-    + _FLAG
-    + rb"(?:(\x40))?)?)?)?)?",
-    re.DOTALL,
-).match
-"""A flow for a link, with an incoming window in four bytes.
-
-Groups: the number of fields; next-incoming-id, in one byte or in four; incoming-window; outgoing-window, in one byte or
-in four; handle, the same; then the sixth field, and each of those after it: `lastindex` tells how many there are.
-"""
-
 match_delivery: Final = re.compile(
     rb"\x00\x53\x14\xc0.[\x04-\x0b]"
     + _UINT

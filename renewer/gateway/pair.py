@@ -153,7 +153,7 @@ class Pair:
         elif self._relay is not None:
             if self._broker_is_paused:
                 # It is we who do not listen: the broker is not to be taken for silent.
-                self._tell(partial(self._relay.from_broker, b""))
+                self._tell(partial(self._relay.from_broker, bytearray()))
             self._tell(self._relay.advance)
         elif now >= self.accepted_at + login_timeout_s:
             self._house.refused("timeout", "the TLS handshake took too long", self.peer)
@@ -239,10 +239,11 @@ class Pair:
         self.peer = wire.peer
         try:
             self._relay = self._house.make_relay(self, self.accepted_at)
+            self._relay.write_to_worker = wire.writer
         except Exception as error:
             self._fail(error)
 
-    def worker_received(self, data: bytes) -> None:
+    def worker_received(self, data: bytearray) -> None:
         """Bytes from the worker."""
         relay = self._relay
         if relay is not None:
@@ -252,7 +253,7 @@ class Pair:
             except Exception as error:
                 self._fail(error)
 
-    def broker_received(self, data: bytes) -> None:
+    def broker_received(self, data: bytearray) -> None:
         """Bytes from the broker."""
         relay = self._relay
         if relay is not None:
@@ -287,6 +288,7 @@ class Pair:
         """The broker was reached."""
         self._broker = wire
         if self._relay is not None:
+            self._relay.write_to_broker = wire.writer
             self._tell(self._relay.dialed)
 
     def broker_ended(self, detail: str) -> None:

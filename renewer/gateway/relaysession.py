@@ -1,4 +1,4 @@
-"""One AMQP session of a worker as it passes: its links, its windows, and the frames that cannot pass as they are.
+"""One AMQP session of a worker as it passes: its windows, and what becomes of each frame.
 
 Each frame is looked at where it lies in the buffer that it came in. A method returns None to have it passed byte for
 byte (after patching it in place, where only bytes of the same number change), the bytes to pass instead, or nothing at
@@ -10,29 +10,35 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from renewer.amqp import AmqpError, Detach, Flow, decode, encode_frame, encode_performative
-from renewer.amqp.composite import build_described
+from renewer.amqp import Flow, encode_frame, encode_performative
+from renewer.amqp.frames import HEADER_SIZE
 from renewer.amqp.serial import serial_add
 from renewer.amqp.spans import performative_fields, splice
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.attaching import find_session_lock, read_attach, ticks
 from renewer.gateway.codes import DISPOSITION, FLOW, TRANSFER, Code
 from renewer.gateway.deliveries import Deliveries
-from renewer.gateway.gate import Gate, Judge, renamed, restored
-from renewer.gateway.links import LinkKind, WorkerLink
-from renewer.gateway.options import PASSED
-from renewer.gateway.transfers import read_flow, transfer_handle
+from renewer.gateway.fields import encoded_uint, uint_reader
+from renewer.gateway.flows import check_flow, read_flow
+from renewer.gateway.gate import Judge
+from renewer.gateway.links import RECEIVER, LinkKind
+from renewer.gateway.sessionlinks import SessionLinks
+from renewer.gateway.transfers import transfer_handle
 from renewer.gateway.watching import Exchanges, on_answer, on_ask
 from renewer.gateway.windows import ClampedWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import TypeAlias
 
+    from renewer.amqp import AmqpError
     from renewer.amqp.spans import Fields
     from renewer.gateway.addresses import Node
+    from renewer.gateway.links import WorkerLink
     from renewer.gateway.login import Login
     from renewer.gateway.options import EntityPolicy
+    from renewer.gateway.transfers import UsualLock
     from renewer.gateway.windows import Sharing
+
+    Seen: TypeAlias = "tuple[WorkerLink, UsualLock] | tuple[()]"
 
 SWALLOW: Final = b""
 
@@ -70,11 +76,9 @@ class RelaySession:
         "_by_handle",
         "_by_remote",
         "_deliveries",
-        "_gate",
-        "_handle_max",
+        "_links",
         "_next_outgoing_id",
         "_outgoing_window",
-        "_pending",
         "_wire",
         "channel",
         "is_ended_by_broker",
@@ -87,8 +91,11 @@ class RelaySession:
 
     def __init__(self, wire: Wire, channel: int, *, worker_window: int, frame_limit: int, sharing: Sharing) -> None:
         self._wire = wire
-        self._gate = Gate(wire)
         self._deliveries = Deliveries(wire)
+        self._links = SessionLinks(self, wire, self._deliveries)
+        # Asked for each frame: not by way of the links.
+        self._by_handle = self._links.by_handle
+        self._by_remote = self._links.by_remote
         self.channel = channel
         self.remote_channel: int | None = None
         self.shown_channel = channel
@@ -97,13 +104,8 @@ class RelaySession:
         self.window = ClampedWindow(worker_window, frame_limit, sharing)
         self.passed = 0
         """Messages, or parts of one, that went to the worker."""
-        self._handle_max = 0
         self._next_outgoing_id = 0
         self._outgoing_window = 0
-        self._by_handle: dict[int, WorkerLink] = {}
-        self._by_remote: dict[int, WorkerLink] = {}
-        self._pending: dict[tuple[str, bool], list[WorkerLink]] = {}
-        """Links whose attach the broker has not answered, in the order of their attaches."""
 
     @property
     def links(self) -> list[WorkerLink]:
@@ -114,26 +116,35 @@ class RelaySession:
 
     def worker_began(self, body: bytes, fields: Fields) -> bytes:
         """The worker's begin, with the window that the broker is told."""
-        uint = _uint_reader(body, fields)
+        uint = uint_reader(body, fields)
         self._next_outgoing_id = uint(1)
         self._outgoing_window = uint(3)
-        self._handle_max = uint(4, 0xFFFFFFFF)
         if self.window.first == uint(2):
             return body
-        return splice(body, fields, {2: _uint(self.window.first)})
+        return splice(body, fields, {2: encoded_uint(self.window.first)})
 
     def passes(self, code: int, buffer: bytearray, at: int, end: int) -> bool:
-        """Whether the worker's frame whose body is at `at` goes on as it lies there, noted. Most do.
+        """Whether the worker's frame whose body is at `at` goes on as it lies there. Most do.
 
-        What does not go on is for `from_worker`. AmqpProtocolError if it makes no sense.
+        A disposition is then to be noted with `settled_by_worker`. What does not go on is for `from_worker`.
+        AmqpProtocolError if it makes no sense.
         """
         if self.is_ended_by_worker or self.is_ended_by_broker:
             return False
         if code == DISPOSITION:
-            self._deliveries.worker_settles(buffer, at, end)
             return True
         if code == FLOW:
-            return self._flow_passes(buffer, at, end)
+            found = read_flow(buffer, at, end)
+            if found is None:
+                return False
+            handle, next_incoming_id, window, window_at, outgoing_window = found
+            if handle not in self._by_handle:
+                return False
+            self._outgoing_window = outgoing_window
+            told = self.window.told(next_incoming_id, window)
+            if told != window:
+                _UINT.pack_into(buffer, window_at, told)
+            return True
         if code == TRANSFER:
             link = self._by_handle.get(transfer_handle(buffer, at))
             if link is None or link.kind is not LinkKind.SENDER:
@@ -141,6 +152,10 @@ class RelaySession:
             self._next_outgoing_id = serial_add(self._next_outgoing_id, 1)
             return True
         return False
+
+    def settled_by_worker(self, buffer: bytearray, at: int, end: int) -> None:
+        """A disposition that lies at `at`. AmqpProtocolError if it is none."""
+        self._deliveries.worker_settles(buffer, at, end)
 
     def from_worker(self, code: int, body: bytes) -> bytes | None:
         """A frame of the worker's. AmqpProtocolError if it makes no sense."""
@@ -156,72 +171,25 @@ class RelaySession:
                 self._deliveries.worker_settles(body, 0, len(body))
                 changed = None
             case Code.ATTACH:
-                changed = self._worker_attaches(body)
+                changed = self._links.worker_attaches(body)
             case Code.DETACH:
-                changed = self._worker_detaches(body)
+                changed = self._links.worker_detaches(body)
             case _:
                 raise _not_in_a_session(code)
         return encode_frame(self.channel, changed) if changed else changed
 
-    def _worker_attaches(self, body: bytes) -> bytes | None:
-        view = read_attach(body)
-        if view.handle in self._by_handle or view.handle in self._gate.refused:
-            raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
-        admitted = self._gate.admit(view, body, links=len(self._by_handle))
-        if isinstance(admitted, AmqpError):
-            self._gate.refuse(view, admitted, in_use=self._by_remote)
-            if self.remote_channel is not None:
-                self._wire.send_to_worker(self.take_refusals())
-            return SWALLOW
-        kind, node = admitted
-        link = WorkerLink(
-            kind,
-            view.name,
-            "" if node is None else node.entity,
-            channel=self.channel,
-            handle=view.handle,
-            role=view.role,
-            policy=PASSED if node is None else self._wire.policy_for(node),
-        )
-        link.is_session = view.is_session
-        link.session_id = view.session_id
-        link.wants_next = view.is_session and view.session_id is None
-        # 1: settled by the sender (AMQP 1.0 part 2.8.2): nothing is locked.
-        link.locks = kind is LinkKind.RECEIVER and view.snd_settle_mode != _SETTLED
-        link.is_watched = link.locks and (link.policy.sessions if link.is_session else link.policy.messages)
-        if link.policy.show_lock_until == "extended":
-            link.shown_for_s = link.policy.shown_for_s
-        link.sent_at = self._wire.now
-        self._by_handle[view.handle] = link
-        self._pending.setdefault((view.name, view.role), []).append(link)
-        return renamed(body, view, link, self._wire.authority)
-
-    def _flow_passes(self, buffer: bytearray, at: int, end: int) -> bool:
-        """Whether the flow is laid out in the usual way: then the window in it is set in place."""
-        found = read_flow(buffer, at, end)
-        if found is None:
-            return False
-        handle, next_incoming_id, window, window_at, outgoing_window = found
-        if handle not in self._by_handle:
-            return False
-        self._outgoing_window = outgoing_window
-        told = self.window.told(next_incoming_id, window)
-        if told != window:
-            _UINT.pack_into(buffer, window_at, told)
-        return True
-
     def _worker_flows(self, body: bytes) -> bytes | None:
         fields = performative_fields(body)
-        uint = _uint_reader(body, fields)
+        uint = uint_reader(body, fields)
         handle = uint(4, -1)
-        if handle in self._gate.refused:
+        if handle in self._links.gate.refused:
             return SWALLOW
         if handle >= 0 and handle not in self._by_handle:
             raise AmqpProtocolError("a flow for no link", condition="amqp:session:unattached-handle")
         next_incoming_id, window = uint(0, -1), uint(1)
         self._outgoing_window = uint(3)
         told = self.window.told(None if next_incoming_id < 0 else next_incoming_id, window)
-        return None if told == window else splice(body, fields, {1: _uint(told)})
+        return None if told == window else splice(body, fields, {1: encoded_uint(told)})
 
     def _worker_transfers(self, body: bytes) -> bytes | None:
         handle = transfer_handle(body, 0)
@@ -235,27 +203,49 @@ class RelaySession:
             on_ask(self._wire, link, body)
         return None
 
-    def _worker_detaches(self, body: bytes) -> bytes | None:
-        handle = _uint_reader(body, performative_fields(body))(0)
-        if handle in self._gate.refused:
-            self._gate.refused.discard(handle)
-            return SWALLOW
-        link = self._by_handle.pop(handle, None)
-        if link is None:
-            raise AmqpProtocolError("a detach of no link", condition="amqp:session:unattached-handle")
-        self._gone(link, by_worker=True, error=None)
-        return None
-
     # What the broker sends ------------------------------------------------------------------------------------------
 
     def broker_began(self, channel: int, body: bytes, fields: Fields) -> None:
         """The broker's answer to the begin."""
         self.remote_channel = channel
-        self.window.began(_uint_reader(body, fields)(1))
+        self.window.began(uint_reader(body, fields)(1))
 
     def settled_by_broker(self, buffer: bytearray, at: int, end: int) -> None:
-        """A disposition that lies at `at`; passes as it is."""
+        """A disposition that lies at `at`; passes as it is. AmqpProtocolError if it is none."""
         self._deliveries.broker_settles(buffer, at, end)
+
+    def delivers(self, frame: bytearray) -> Seen | None:
+        """Whether this transfer, which came alone, goes to the worker as it lies here now: `delivered` notes it then.
+
+        None, and nothing done, for one that is for `transfer_from_broker`.
+        """
+        code = frame[_HANDLE_AT]
+        if code == 0x52:
+            link = self._by_remote.get(frame[_HANDLE_AT + 1])
+        elif code == 0x43:
+            link = self._by_remote.get(0)
+        else:
+            return None
+        if link is None or link.kind is not RECEIVER or frame[_LIST_AT] != 0xC0:
+            return None
+        if not link.is_watched:
+            return _NOTHING_SEEN
+        lock = self._deliveries.shown(link, frame, HEADER_SIZE, len(frame))
+        return None if lock is None else (link, lock)
+
+    def delivered(self, frame: bytearray, seen: Seen) -> None:
+        """It was passed on: now there is time to note it."""
+        self.passed += 1
+        window = self.window
+        window.next_id = (window.next_id + 1) & 0xFFFFFFFF
+        size = len(frame) - HEADER_SIZE
+        if size > window.largest_seen:
+            window.largest_seen = size
+        if seen:
+            link, lock = seen
+            self._deliveries.noted(link, frame, HEADER_SIZE, len(frame), lock)
+        if window.needs_flow:
+            self.more_window()
 
     def transfer_from_broker(self, buffer: bytearray, at: int, end: int) -> bytes | None:
         """A transfer that lies at `at`, its payload up to `end`. Most frames are that: as fast as can be."""
@@ -268,7 +258,7 @@ class RelaySession:
         if link is None:
             raise AmqpProtocolError("a transfer over no link", condition="amqp:session:unattached-handle")
         kind = link.kind
-        if kind is LinkKind.RECEIVER:
+        if kind is RECEIVER:
             self.passed += 1
             if link.is_watched:
                 self._deliveries.locked(link, buffer, at, end)
@@ -284,21 +274,18 @@ class RelaySession:
         """Any other frame of the broker's."""
         match code:
             case Code.FLOW:
+                check_flow(body)
                 changed = None
             case Code.DISPOSITION:
                 self._deliveries.broker_settles(body, 0, len(body))
                 changed = None
             case Code.ATTACH:
-                changed = self._broker_attaches(body)
+                changed = self._links.broker_attaches(body)
             case Code.DETACH:
-                changed = self._broker_detaches(body)
+                changed = self._links.broker_detaches(body)
             case _:
                 raise _not_in_a_session(code)
         return encode_frame(self.shown_channel, changed) if changed else changed
-
-    def take_refusals(self) -> bytes:
-        """The answers to attaches that were refused, which the worker may be given now."""
-        return self._gate.take_answers(self.shown_channel)
 
     def more_window(self) -> None:
         """Tell the broker of more window, if there is any to be told of."""
@@ -311,119 +298,25 @@ class RelaySession:
         flow = Flow(window.next_id, told, self._next_outgoing_id, self._outgoing_window)
         self._wire.send_to_broker(encode_frame(self.channel, encode_performative(flow)))
 
+    def take_refusals(self) -> bytes:
+        """The answers to attaches that were refused, which the worker may be given now."""
+        return self._links.take_refusals()
+
     def ended(self, *, by_worker: bool, error: AmqpError | None) -> None:
         """The session is over, and all links with it."""
-        for link in self.links:
-            self._gone(link, by_worker=by_worker, error=error)
-        self._by_handle.clear()
+        self._links.ended(by_worker=by_worker, error=error)
 
     def farewell(self) -> list[bytes]:
         """Frames that detach all links at the broker, whose worker is gone."""
-        if self.is_ended_by_worker or self.is_ended_by_broker:
-            return []
-        return [encode_frame(self.channel, encode_performative(Detach(link.handle, True))) for link in self.links]
-
-    def _broker_attaches(self, body: bytes) -> bytes | None:
-        view = read_attach(body)
-        key = view.name, not view.role
-        waiting = self._pending.get(key)
-        if not waiting:
-            raise AmqpProtocolError("an answer to no attach", condition="amqp:not-allowed")
-        link = waiting.pop(0)
-        if not waiting:
-            del self._pending[key]
-        if view.handle in self._by_remote:
-            raise AmqpProtocolError("attach with a handle in use", condition="amqp:session:handle-in-use")
-        link.remote_handle = view.handle
-        self._by_remote[view.handle] = link
-        changed = restored(body, view, link)
-        # For a receiver an answer without source, for a sender one without target, is the first half of a refusal.
-        if (view.raw_source if link.role else view.raw_target) is None and link.kind is not LinkKind.COORDINATOR:
-            return changed
-        link.is_attached = True
-        if link.kind is not LinkKind.RECEIVER or link.is_gone:
-            return changed
-        if link.locks:
-            if link.is_session:
-                link.session_id = view.session_id if view.session_id is not None else link.session_id
-                changed = self._session_held(body if changed is None else changed, link) or changed
-            elif link.policy.messages:
-                self._deliveries.followed.append(link)
-            self._wire.ledger.link_opened(link)
-        return changed
-
-    def _session_held(self, body: bytes, link: WorkerLink) -> bytes | None:
-        wire, policy = self._wire, link.policy
-        found = find_session_lock(body)
-        if policy.sessions:
-            wire.ledger.session_held(
-                link, locked_until=None if found is None else found[1], sent_at=link.sent_at, received_at=wire.now
-            )
-        if found is None or not policy.sessions or policy.show_lock_until != "extended":
-            return None
-        patched = bytearray(body)
-        _MILLISECONDS.pack_into(patched, found[0], ticks(wire.wall_now + policy.shown_for_s))
-        return bytes(patched)
-
-    def _broker_detaches(self, body: bytes) -> bytes | None:
-        fields = performative_fields(body)
-        link = self._by_remote.pop(_uint_reader(body, fields)(0), None)
-        if link is None:
-            # Some peers answer the detach of a link that they never attached.
-            return None
-        # The worker's number for it is free once the worker has answered.
-        self._gone(link, by_worker=False, error=error_in(body, fields, 2))
-        return None
-
-    # Helpers --------------------------------------------------------------------------------------------------------
-
-    def _gone(self, link: WorkerLink, *, by_worker: bool, error: AmqpError | None) -> None:
-        if link in self._deliveries.followed:
-            self._deliveries.followed.remove(link)
-        if link.is_gone:
-            return
-        link.is_gone = True
-        # Deferred messages come over a management node, and are settled over it.
-        if link.kind in (LinkKind.RECEIVER, LinkKind.MANAGEMENT) and link.role and link.is_attached:
-            self._wire.ledger.link_gone(link, by_worker=by_worker, error=error, now=self._wire.now)
-        link.locked.clear()
-
-
-def error_in(body: bytes, fields: Fields, index: int) -> AmqpError | None:
-    """The error in this field of a detach, an end or a close; None where there is none."""
-    if len(fields.spans) <= index:
-        return None
-    found = build_described(decode(body, fields.spans[index][0])[0])
-    return found if isinstance(found, AmqpError) else None
-
-
-def _uint_reader(body: bytes, fields: Fields) -> Callable[..., int]:
-    """Reads fields that are numbers; a missing or null one is `default`, where there is one."""
-
-    def read(index: int, default: int | None = None) -> int:
-        start, end = fields.spans[index] if index < len(fields.spans) else (0, 0)
-        code = body[start] if end > start else 0x40
-        if code == 0x40:
-            if default is None:
-                raise AmqpProtocolError("a field that must not be missing")
-            return default
-        if code == 0x43:
-            return 0
-        if code in (0x50, 0x52, 0x53, 0x60, 0x70):
-            return int.from_bytes(body[start + 1 : end], "big")
-        raise AmqpProtocolError("a field that is no number")
-
-    return read
-
-
-def _uint(value: int) -> bytes:
-    return b"\x70" + value.to_bytes(4, "big")
+        return [] if self.is_ended_by_worker or self.is_ended_by_broker else self._links.farewell()
 
 
 def _not_in_a_session(code: int) -> AmqpProtocolError:
     return AmqpProtocolError(f"performative 0x{code:02x} in a session", condition="amqp:connection:framing-error")
 
 
-_SETTLED: Final = 1
+_LIST_AT: Final = HEADER_SIZE + 3
+_HANDLE_AT: Final = HEADER_SIZE + 6
+"""Where a transfer of the usual kind has its list's constructor, and its first field."""
+_NOTHING_SEEN: Final[Seen] = ()
 _UINT: Final = Struct(">I")
-_MILLISECONDS: Final = Struct(">q")

@@ -156,6 +156,7 @@ class GatewayServer:
         self.bind()
         assert self._listener is not None  # noqa: S101 - bind has seen to it
         self._is_stopping = False
+        self._hangups = Hangups()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from renewer.amqp import AmqpError, Begin, decode_performative, encode_frame
 from renewer.amqp.spans import performative_fields
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.relaysession import RelaySession, error_in
+from renewer.gateway.fields import error_in
+from renewer.gateway.relaysession import RelaySession
 from renewer.gateway.windows import Sharing
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ class HiddenChannel:
 class SessionTable:
     """By the worker's numbers, which are ours towards the broker too, and by the broker's."""
 
-    __slots__ = ("_passed_before", "_sharing", "by_remote", "highest", "is_translated", "ours")
+    __slots__ = ("_passed_before", "_sharing", "by_remote", "highest", "ours")
 
     def __init__(self) -> None:
         self.ours: dict[int, RelaySession] = {}
         self.by_remote: dict[int, RelaySession] = {}
         self.highest = 0
         """The highest channel that the worker may use, and be shown."""
-        self.is_translated = False
-        """Some session is shown to the worker by another number than the broker's."""
         self._passed_before = 0
         self._sharing = Sharing()
 
@@ -148,5 +147,4 @@ class SessionTable:
         shown = {session.shown_channel for session in self.by_remote.values()}
         if channel <= self.highest and channel not in shown:
             return channel
-        self.is_translated = True
         return next(number for number in range(1 << 16) if number not in shown)

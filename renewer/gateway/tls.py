@@ -28,10 +28,11 @@ _OUR_RECORD: Final = 8 * 1024
 class Scratch:
     """Where bytes lie for the length of one call; shared by all connections of one event loop."""
 
-    __slots__ = ("plain", "raw")
+    __slots__ = ("pad", "plain", "raw")
 
     def __init__(self) -> None:
-        self.raw = memoryview(bytearray(READ_SIZE))
+        self.pad = bytearray(READ_SIZE)
+        self.raw = memoryview(self.pad)
         # What is read can complete a record that had begun before.
         self.plain = memoryview(bytearray(READ_SIZE + 4 * _RECORD))
 
@@ -58,7 +59,7 @@ class Tls:
         """Have the first bytes of the handshake ready in `take`."""
         self._shake_hands()
 
-    def receive(self, count: int) -> bytes:
+    def receive(self, count: int) -> bytearray:
         """The plain text that came with the first `count` bytes of the raw pad."""
         raw, plain, incoming = self._scratch.raw, self._scratch.plain, self._incoming
         at = filled = 0
@@ -75,9 +76,9 @@ class Tls:
                     break
                 if not read:
                     self.has_ended = True
-                    return bytes(plain[:filled])
+                    return bytearray(plain[:filled])
                 filled += read
-        return bytes(plain[:filled])
+        return bytearray(plain[:filled])
 
     def encrypt(self, data: bytes | bytearray) -> bytes:
         """The records to send for this plain text."""

@@ -18,6 +18,8 @@ from renewer.targets.servicebus.tcp import USER_TIMEOUT_MS, tls_context
 from renewer.targets.servicebus.transports import connector_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyio.abc import ByteStream
 
     from renewer.gateway.tls import Scratch
@@ -125,6 +127,11 @@ class StreamWire:
             self._is_full = True
             self._end.filled()
 
+    @property
+    def writer(self) -> Callable[[bytearray], object]:
+        """See `Wire`."""
+        return self.send
+
     def pause(self) -> None:
         """See `Wire`."""
         if self._may_read.is_set():
@@ -175,7 +182,7 @@ class StreamWire:
                 self._finish(str(error) or "the connection was closed")
                 return
             if not self._is_closing:
-                self._end.received(data)
+                self._end.received(bytearray(data))
 
     async def _write(self) -> None:
         while not (self._is_closing and not self._queue):

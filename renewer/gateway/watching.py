@@ -45,6 +45,9 @@ class Exchanges(Protocol):
     asked: dict[tuple[str, bytes], Asked]
     """By entity, in lower case, and message-id."""
 
+    wall_ahead_s: float
+    """How far the wall clock, in epoch seconds, is ahead of `now`."""
+
     @property
     def wall_now(self) -> float:
         """The wall clock, in epoch seconds."""

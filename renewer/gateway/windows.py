@@ -84,30 +84,31 @@ class ClampedWindow:
         self._worker_until = serial_add(next_outgoing_id, min(self._worker_until, FURTHEST))
 
     def told(self, next_incoming_id: int | None, window: int) -> int:
-        """The worker tells its window in a flow; the window to tell the broker instead."""
+        """The worker tells its window in a flow; the window to tell the broker instead.
+
+        Asked for each message that is fetched alone, before it can go on: hence in one piece.
+        """
         seen = self.next_id if next_incoming_id is None else next_incoming_id
         wanted = min(window, FURTHEST)
-        self._worker_until = serial_add(seen, wanted)
-        self._grant()
-        return max(0, min(wanted, serial_distance(seen, self._granted_until)))
+        self._worker_until = (seen + wanted) & _LAST_ID
+        if not self.is_held:
+            largest = self._largest
+            if self.largest_seen:
+                largest = max(self.largest_seen, largest // 2)
+                self.largest_seen = 0
+            if largest != self._largest or self._shared_by != self._sharing.sessions:
+                self._largest, self._shared_by = largest, self._sharing.sessions
+                self._frames = self._sharing.frames_of(largest)
+            until = (self.next_id + self._frames) & _LAST_ID
+            # What was granted stays granted.
+            if 0 < (until - self._granted_until) & _LAST_ID <= FURTHEST:
+                self._granted_until = until
+        left = (self._granted_until - seen) & _LAST_ID
+        return 0 if left > FURTHEST else min(wanted, left)
 
     def window(self) -> int:
         """Grant what can be, and return the window to tell, counted from `next_id`."""
-        self._grant()
-        wanted = serial_distance(self.next_id, self._worker_until)
-        return max(0, min(wanted, serial_distance(self.next_id, self._granted_until)))
+        return self.told(None, max(0, serial_distance(self.next_id, self._worker_until)))
 
-    def _grant(self) -> None:
-        if self.is_held:
-            return
-        largest = self._largest
-        if self.largest_seen:
-            largest = max(self.largest_seen, largest // 2)
-            self.largest_seen = 0
-        if largest != self._largest or self._shared_by != self._sharing.sessions:
-            self._largest, self._shared_by = largest, self._sharing.sessions
-            self._frames = self._sharing.frames_of(largest)
-        until = serial_add(self.next_id, self._frames)
-        # What was granted stays granted.
-        if serial_distance(self._granted_until, until) > 0:
-            self._granted_until = until
+
+_LAST_ID: Final = 0xFFFFFFFF

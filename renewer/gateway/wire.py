@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from renewer.gateway.hangups import Hangups
     from renewer.gateway.tls import Scratch, Tls
 
@@ -29,8 +31,8 @@ class End(Protocol):
         """The other side is there, and TLS, where there is any, is agreed."""
         ...
 
-    def received(self, data: bytes) -> None:
-        """Bytes came."""
+    def received(self, data: bytearray) -> None:
+        """Bytes came; they are whose the wire is."""
         ...
 
     def ended(self, detail: str) -> None:
@@ -67,6 +69,11 @@ class Wire(Protocol):
         """Send, now or as soon as there is room; nothing once it was closed."""
         ...
 
+    @property
+    def writer(self) -> Callable[[bytearray], object]:
+        """The shortest way to do what `send` does, for as long as the wire is open."""
+        ...
+
     def pause(self) -> None:
         """Read no more for now, or until the other side has left. Not everywhere is that noticed meanwhile."""
         ...
@@ -101,7 +108,8 @@ class SocketWire(asyncio.BufferedProtocol):
         "_is_open",
         "_limit",
         "_opened",
-        "_raw",
+        "_pad",
+        "_received",
         "_tls",
         "_transport",
         "_user_timeout_ms",
@@ -122,7 +130,8 @@ class SocketWire(asyncio.BufferedProtocol):
         `user_timeout_ms`: how long sent bytes may go without acknowledgement, or without room on the other side.
         """
         self._end = end
-        self._raw = scratch.raw
+        self._received = end.received
+        self._pad = scratch.pad
         self._tls = tls
         self._opened = opened
         self._user_timeout_ms = user_timeout_ms
@@ -163,6 +172,11 @@ class SocketWire(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self._fail, error)
             return
         transport.write(records)
+
+    @property
+    def writer(self) -> Callable[[bytearray], object]:
+        """See `Wire`."""
+        return self.send if self._tls is not None or self._transport is None else self._transport.write
 
     def pause(self) -> None:
         """See `Wire`."""
@@ -228,16 +242,16 @@ class SocketWire(asyncio.BufferedProtocol):
         if words := self._tls.take():
             made.write(words)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> bytearray:
         """The pad that everybody reads into."""
-        return self._raw
+        return self._pad
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes lie in the pad."""
         if self._is_closing:
             return
         if self._tls is None:
-            self._end.received(bytes(self._raw[:nbytes]))
+            self._received(self._pad[:nbytes])
             return
         tls = self._tls
         was_open = tls.is_open
@@ -251,7 +265,7 @@ class SocketWire(asyncio.BufferedProtocol):
         if tls.is_open and not was_open:
             self._open()
         if data and not self._is_closing:
-            self._end.received(data)
+            self._received(data)
         if tls.has_ended:
             self._finish("the connection was closed")
 

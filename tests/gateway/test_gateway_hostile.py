@@ -621,6 +621,9 @@ EVIL: dict[str, Callable[[RawPeer], None]] = {
     "a frame of 2 GiB": on_attach(b"\x7f\xff\xff\xff\x02\x00\x00\x00" + bytes(4096)),
     "a frame without a size": on_attach(bytes(8)),
     "a flow nested without end": on_attach(encode_frame(0, b"\x00\x53\x13" + DEEP * 7000)),
+    "a flow with nonsense where nobody reads": on_attach(
+        encode_frame(0, b"\x00\x53\x13\xc0\x06\x05\x43\x43\x43\x43\x45")
+    ),
     "an attach nested without end": on_attach(encode_frame(0, b"\x00\x53\x12" + DEEP * 7000)),
     "a transfer to nobody": on_attach(Transfer(99, 0, b"t", 0, False)),
     "a transfer on a channel that is not there": on_attach(Transfer(0, 0, b"t", 0, False), channel=200),

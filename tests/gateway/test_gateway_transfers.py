@@ -41,20 +41,19 @@ from renewer.amqp import (
     encode_performative,
 )
 from renewer.amqp.composite import put_composite
-from renewer.amqp.spans import performative_fields
+from renewer.amqp.spans import performative_fields, splice
 from renewer.core.states import MessageFate
 from renewer.errors import AmqpProtocolError
-from renewer.gateway.layouts import match_delivery, match_disposition, match_sections
+from renewer.gateway.dispositions import outcome_of, read_disposition, rejected_error
+from renewer.gateway.flows import check_flow, read_flow
+from renewer.gateway.layouts import match_delivery, match_sections
 from renewer.gateway.transfers import (
     find_locked_until,
     find_sequence_number,
-    outcome_of,
     read_delivery,
-    read_disposition,
-    read_flow,
     read_transfer,
-    rejected_error,
     transfer_handle,
+    usual_lock,
 )
 from tests.gateway import sdk_bytes
 from tests.gateway.sdk_bytes import garbled
@@ -387,6 +386,49 @@ def test_a_delivery_is_the_sum_of_what_is_found_one_by_one(transfer: Transfer, e
     assert read_delivery(frame, 8, len(frame)) == (delivery_id, tag, settled, more, aborted, *rest)
 
 
+def test_the_lock_of_what_the_service_sends_is_found_without_expressions() -> None:
+    for entries in (BROKERS, {Symbol("x-opt-partition-key"): "k" * 60, **BROKERS}):
+        for header in (None, Header(), Header(True, 4, 60_000, False, 3)):
+            for encoder in (encode_performative, brief):
+                frame = bytearray(encoder(Transfer(1, 70_000, TAG, 0, False)) + message(entries, header=header))
+                *_, offset, _ = read_delivery(frame, 0, len(frame))
+                assert usual_lock(frame, 0, len(frame)) == (offset, 1_700_000_060_000, 7_000_000_123)
+
+
+@given(TRANSFERS, st.sampled_from([encode_performative, brief]), st.booleans())
+def test_a_lock_is_where_it_is_found_or_left_to_others(transfer: Transfer, encoder: Any, reverse: bool) -> None:
+    body = encoder(transfer)
+    frame = bytearray(b"12345678" + body + message(dict(reversed(BROKERS.items())) if reverse else BROKERS))
+    lock = usual_lock(frame, 8, len(frame)) if frame[11] == 0xC0 else None
+    if lock is not None:
+        assert transfer.delivery_tag is not None
+        assert (len(transfer.delivery_tag), transfer.settled is True) == (16, False)
+        assert lock[0] == find_locked_until(frame, 8 + len(body), len(frame))
+        assert lock[1:] == (1_700_000_060_000, None if reverse else 7_000_000_123)
+
+
+@given(ANNOTATIONS, st.integers(0, 400))
+def test_a_lock_is_never_looked_for_inside_another_value(annotations: dict[Any, Any], cut: int) -> None:
+    trap = (b"\xa3\x12x-opt-locked-until\x83" + bytes(8)).decode("latin-1")
+    body = encode_performative(Transfer(1, 5, TAG, 0, False))
+    frame = bytearray(body + message({Symbol("trap"): trap.encode("latin-1"), **annotations, **BROKERS}))
+    for end in (len(frame), min(cut, len(frame))):
+        lock = usual_lock(frame[:end], 0, end)
+        assert lock is None or lock[0] == find_locked_until(frame, len(body), end)
+
+
+@given(
+    st.builds(
+        garbled,
+        st.builds(lambda transfer: encode_performative(transfer) + message(BROKERS), TRANSFERS),
+        st.randoms(use_true_random=False),
+    )
+)
+def test_a_lock_in_a_garbled_frame_lies_within_it_or_is_not_found(frame: bytes) -> None:
+    lock = usual_lock(bytearray(frame), 0, len(frame))
+    assert lock is None or 0 < lock[0] <= len(frame) - 8
+
+
 @given(
     st.builds(
         garbled,
@@ -470,12 +512,11 @@ def test_a_disposition_reads_as_it_decodes(
         assert body[slice(*span)] == (encode(state) if isinstance(state, Described) else brief(state))
 
 
-def test_what_the_sdk_settles_with_is_found_by_the_expression() -> None:
+def test_what_the_sdk_settles_with_is_read() -> None:
     """Its booleans have two bytes, and it leaves the last id out."""
     for last in (7, None):
         for settled in (True, False):
             body = sdk_bytes.disposition(7, last, sdk_bytes.COMPLETE, settled=settled)
-            assert match_disposition(body)
             assert read_disposition(body)[:4] == (True, 7, 7, settled)
 
 
@@ -506,6 +547,8 @@ def test_states_named_by_symbols_are_understood() -> None:
         b"\x00\x53\x15\xc0\x06\x05\x42\x43\x43\x42\x43",
         b"\x00\x53\x15\xc0\x05\x04\x42\x43\x43\x43",
         b"\x00\x53\x15\xc0\x08\x07\x42\x43\x43\x42\x40\x42\x42",
+        b"\x00\x53\x15\xc0\x0b\x05\x56\x02\x52\x01\x40\x42\x00\x53\x24\x45",
+        b"\x00\x53\x15\xc0\x0b\x05\x41\x52\x01\x40\x56\x02\x00\x53\x24\x45",
     ],
 )
 def test_what_is_no_disposition_is_an_error(body: bytes) -> None:
@@ -567,7 +610,7 @@ def test_a_flow_reads_as_it_decodes_or_is_left_to_others(flow: Flow, encoder: An
 
 
 @pytest.mark.parametrize("number", [1, 200, 300, 70_000])
-def test_what_the_sdk_asks_for_messages_with_is_found_by_the_expression(number: int) -> None:
+def test_what_the_sdk_asks_for_messages_with_is_found_by_hand(number: int) -> None:
     body = sdk_bytes.flow(number, 60_000, handle=2, credit=1)
     found = read_flow(body, 0, len(body))
     assert found is not None
@@ -582,3 +625,41 @@ def test_a_garbled_flow_is_left_to_others_or_reads_as_it_is_laid_out(body: bytes
         assert (fields.code, fields.end) == (0x13, len(body))
         start, end = fields.spans[1]
         assert (body[start], end - start, start + 1) == (0x70, 5, found[3])
+
+
+@given(
+    st.builds(Flow, st.none() | NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.none() | NUMBERS, st.none() | NUMBERS),
+    st.sampled_from([encode_performative, brief]),
+)
+def test_a_flow_that_makes_sense_is_none_to_complain_of(flow: Flow, encoder: Any) -> None:
+    check_flow(encoder(flow))
+    check_flow(sdk_bytes.flow(1, 60_000, handle=2, credit=1))
+
+
+@pytest.mark.parametrize(
+    ("index", "nonsense"),
+    [
+        (0, b"\x41"),
+        (1, b"\x40"),
+        (4, b"\xa1\x01a"),
+        (6, b"\x45"),
+        (7, b"\x42"),
+        (8, b"\x43"),
+        (9, b"\x56\x02"),
+        (10, b"\x43"),
+    ],
+)
+def test_nonsense_in_a_flow_is_an_error_also_where_nobody_reads_it(index: int, nonsense: bytes) -> None:
+    body = encode_performative(Flow(1, 2, 3, 4, 5, 6, 7, 8, False, False))
+    with pytest.raises(AmqpProtocolError):
+        check_flow(splice(body, performative_fields(body), {index: nonsense}))
+
+
+def test_a_flow_that_lacks_what_it_must_say_is_an_error() -> None:
+    for body in (
+        b"\x00\x53\x13\x45",
+        b"\x00\x53\x13\xc0\x04\x03\x43\x43\x43",
+        b"\x00\x53\x13\xc0\x0d\x0c" + b"\x43" * 12,
+    ):
+        with pytest.raises(AmqpProtocolError):
+            check_flow(body)

@@ -62,6 +62,8 @@ class FakeWire:
     def send(self, data):
         self.buffered += len(data)
 
+    writer = property(lambda self: self.send)
+
     def pause(self):
         self.is_paused = True
 

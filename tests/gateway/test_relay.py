@@ -393,7 +393,7 @@ def test_credit_for_a_link_that_was_refused_goes_nowhere():
     flow = encode_performative(Flow(0, 100, 0, 100, link.handle, 0, 5))
     before = len(worker.weave.seen_by_broker)
     # As rhea does it: credit right behind the attach, before any answer.
-    worker.weave.relay.from_worker(attach + encode_frame(0, flow), 100.0)
+    worker.weave.relay.from_worker(bytearray(attach + encode_frame(0, flow)), 100.0)
     worker.settle()
     assert len(worker.weave.seen_by_broker) == before
     assert worker.weave.broker.state is ConnectionState.OPENED
@@ -511,6 +511,144 @@ def test_only_the_annotation_itself_is_changed_wherever_else_its_bytes_may_stand
     assert got.body.value == trap
     assert got.message_annotations[Symbol("trap")] == trap.decode("latin-1")
     assert got.message_annotations[Symbol("x-opt-locked-until")] > 1000 * WALL
+
+
+# A frame that comes alone ---------------------------------------------------------------------------------------------
+
+
+class Written(list):
+    """What was written at once, and what was known of locks at that moment."""
+
+    def __init__(self, worker):
+        super().__init__()
+        self._worker = worker
+        self.known = []
+
+    def take(self, data):
+        self.append(bytes(data))
+        self.known.append(set(locked(self._worker)))
+
+
+def alone(worker):
+    """From now on a shell writes what can be written at once: what it is given, for the worker and for the broker."""
+    down, up = Written(worker), Written(worker)
+    worker.weave.relay.write_to_worker, worker.weave.relay.write_to_broker = down.take, up.take
+    return down, up
+
+
+def test_frames_that_come_alone_are_passed_on_first_and_noted_then():
+    worker = Worker().log_in()
+    link = open_receiver(worker)
+    relay, weave = worker.weave.relay, worker.weave
+    down, up = alone(worker)
+
+    worker.ends["r"].send(message(), delivery_tag=UUID(int=1).bytes_le)
+    relay.from_broker(bytearray(weave.broker.take_output(100.0)), 100.0)
+    assert (len(down), down.known, relay.to_worker) == (1, [set()], [])
+    assert locked(worker)[7].locked_until == WALL + 130
+    assert locked(worker)[7].tag == UUID(int=1).bytes_le
+    [event] = weave.worker.receive(down.pop(), 100.0)
+    shown = Message.decode(event.delivery.payload).message_annotations[Symbol("x-opt-locked-until")]
+    assert shown == pytest.approx(1000 * (WALL + 100 + 7 * DAY), abs=1000)
+
+    link.settle(event.delivery, Accepted(), settled=False)
+    relay.from_worker(bytearray(weave.worker.take_output(100.0)), 100.0)
+    assert (len(up), relay.to_broker) == (1, [])
+    assert locked(worker)[7].is_settling
+    [update] = weave.broker.receive(up.pop(), 100.0)
+
+    worker.ends["r"].settle(update.delivery, Accepted())
+    relay.from_broker(bytearray(weave.broker.take_output(100.0)), 100.0)
+    assert (len(down), down.known[-1]) == (1, {7})
+    assert not locked(worker)
+
+    link.flow(1000)
+    relay.from_worker(bytearray(weave.worker.take_output(100.0)), 100.0)
+    [sent] = up
+    flow = decode_performative(sent[8:])[0]
+    assert isinstance(flow, Flow)
+    assert flow.incoming_window <= 256
+    assert relay.passed_to_worker == 1
+
+
+def test_a_frame_that_comes_alone_does_not_overtake_what_waits():
+    worker = Worker().log_in()
+    link = open_receiver(worker)
+    relay, weave = worker.weave.relay, worker.weave
+    down, up = alone(worker)
+    relay.send_to_worker(b"first")
+    relay.send_to_broker(b"first")
+    worker.ends["r"].send(message(), delivery_tag=uuid4().bytes_le)
+    link.flow(1000)
+    relay.from_broker(bytearray(weave.broker.take_output(100.0)), 100.0)
+    relay.from_worker(bytearray(weave.worker.take_output(100.0)), 100.0)
+    assert (down, up) == ([], [])
+    assert (relay.to_worker[0], relay.to_broker[0]) == (b"first", b"first")
+    assert (len(relay.to_worker), len(relay.to_broker)) == (2, 2)
+
+
+def test_a_frame_that_is_half_there_or_not_alone_waits_for_its_turn():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    down, _ = alone(worker)
+    for number in (1, 2):
+        worker.ends["r"].send(message(number=number), delivery_tag=uuid4().bytes_le)
+    data = worker.weave.broker.take_output(100.0)
+    relay.from_broker(bytearray(data[:40]), 100.0)
+    relay.from_broker(bytearray(data[40:]), 100.0)
+    assert not down
+    events = worker.settle()
+    assert len([event for event in events if isinstance(event, DeliveryReceived)]) == 2
+    assert set(locked(worker)) == {1, 2}
+
+
+def test_what_comes_for_a_worker_that_takes_nothing_is_queued_where_its_limit_is_watched():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    down, _ = alone(worker)
+    relay.worker_paused(100.0)
+    worker.ends["r"].send(message(), delivery_tag=uuid4().bytes_le)
+    relay.from_broker(bytearray(worker.weave.broker.take_output(100.0)), 100.0)
+    assert not down
+    assert len(relay.to_worker) == 1
+
+
+GARBLED_DISPOSITION = encode_frame(0, b"\x00\x53\x15\xc0\x03\x02\x43\x43")
+
+
+def test_a_disposition_that_comes_alone_and_is_none_ends_the_connection_of_a_worker():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    alone(worker)
+    relay.from_worker(bytearray(GARBLED_DISPOSITION), 100.0)
+    assert relay.worker_done
+    assert [why for why, _ in worker.weave.host.refusals] == ["protocol"]
+    assert worker.weave.told.of("closed")
+
+
+def test_a_disposition_that_comes_alone_and_is_none_ends_the_connection_to_a_broker():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    alone(worker)
+    relay.from_broker(bytearray(GARBLED_DISPOSITION), 100.0)
+    assert relay.broker_done
+    assert worker.weave.host.failures
+    assert worker.weave.told.of("closed")
+
+
+@pytest.mark.parametrize("size", range(8, 24))
+def test_a_frame_that_is_cut_short_is_no_fault_of_ours(size):
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    body = b"\x00\x53\x14\xc0\xff\x05\x52\x01\x52\x01\xa0\x10" + bytes(4)
+    frame = bytearray(size.to_bytes(4, "big") + b"\x02\0\0\0" + body)
+    for take in (relay.from_broker, relay.from_worker):
+        take(frame[:size], 100.0)
 
 
 def test_a_message_that_the_worker_settles_is_forgotten_when_the_broker_has_answered():
@@ -761,7 +899,9 @@ def test_frames_of_the_spare_channel_never_reach_the_worker():
 def test_a_worker_that_uses_the_spare_channel_is_cut_off():
     worker = Worker().log_in()
     spare = worker.weave.told.spare
-    worker.weave.relay.from_worker(encode_frame(spare.channel, encode_performative(Begin(None, 0, 9, 9))), 100.0)
+    worker.weave.relay.from_worker(
+        bytearray(encode_frame(spare.channel, encode_performative(Begin(None, 0, 9, 9)))), 100.0
+    )
     closed, *_ = [event for event in worker.settle() if isinstance(event, ConnectionClosed)]
     assert closed.error.condition == "amqp:connection:framing-error"
 
@@ -845,7 +985,7 @@ def test_what_a_worker_settles_right_before_a_fault_of_its_is_settled():
     link.settle(delivery, Accepted(), settled=True)
     data = worker.weave.worker.take_output(100.0)
     before = len(worker.weave.seen_by_broker)
-    worker.weave.relay.from_worker(data + b"\x00\x00\x00\x07\x02\x00\x00\x00", 100.0)
+    worker.weave.relay.from_worker(bytearray(data + b"\x00\x00\x00\x07\x02\x00\x00\x00"), 100.0)
     worker.weave.settle()
     assert bytes(worker.weave.seen_by_broker[before:]).startswith(data)
 
@@ -855,7 +995,7 @@ def test_what_a_broker_sends_right_before_a_fault_of_its_reaches_the_worker():
     open_receiver(worker)
     worker.ends["r"].send(message(), delivery_tag=uuid4().bytes_le)
     data = worker.weave.broker.take_output(100.0)
-    worker.weave.relay.from_broker(data + b"\x00\x00\x00\x07\x02\x00\x00\x00", 100.0)
+    worker.weave.relay.from_broker(bytearray(data + b"\x00\x00\x00\x07\x02\x00\x00\x00"), 100.0)
     assert [event for event in worker.settle() if isinstance(event, DeliveryReceived)]
 
 
@@ -962,7 +1102,7 @@ def test_a_worker_that_ends_its_session_and_then_detaches_is_forgiven():
     link = open_receiver(worker, session="s-1")
     worker.session.end()
     detach = encode_frame(0, bytes.fromhex("005316 c0 03 02 52") + bytes([link.handle]) + b"\x41")
-    worker.weave.relay.from_worker(worker.weave.worker.take_output(100.0) + detach, 100.0)
+    worker.weave.relay.from_worker(bytearray(worker.weave.worker.take_output(100.0) + detach), 100.0)
     worker.settle()
     assert worker.weave.relay.worker_done is False
     assert worker.weave.told.of("link_gone")

@@ -11,6 +11,7 @@ from renewer.amqp import (
     Begin,
     Described,
     Detach,
+    Flow,
     Message,
     MessageProperties,
     Source,
@@ -39,14 +40,14 @@ def raw(worker, *performatives, channel=0, payload=b""):
     """The worker sends these; what goes on to the broker, and what the worker is told, not taken by either."""
     relay = worker.weave.relay
     sent = b"".join(encode_frame(channel, encode_performative(one) + payload) for one in performatives)
-    relay.from_worker(sent, worker.weave.now)
+    relay.from_worker(bytearray(sent), worker.weave.now)
     return taken(relay.to_broker), taken(relay.to_worker)
 
 
 def from_broker(worker, *performatives, channel=0, payload=b""):
     relay = worker.weave.relay
     sent = b"".join(encode_frame(channel, encode_performative(one) + payload) for one in performatives)
-    relay.from_broker(sent, worker.weave.now)
+    relay.from_broker(bytearray(sent), worker.weave.now)
     return taken(relay.to_broker), taken(relay.to_worker)
 
 
@@ -252,7 +253,7 @@ def test_a_destination_that_is_given_twice_opens_nothing(names):
     body = encode_performative(attach(role=False, source="me", target="orders", properties={Symbol("x"): "y"}))
     fields = performative_fields(body)
     relay = worker.weave.relay
-    relay.from_worker(encode_frame(0, splice(body, fields, {13: twice})), worker.weave.now)
+    relay.from_worker(bytearray(encode_frame(0, splice(body, fields, {13: twice}))), worker.weave.now)
     assert "Attach" not in kinds(taken(relay.to_broker))
 
 
@@ -305,3 +306,13 @@ def test_requests_that_nobody_answers_are_remembered_within_bounds():
     asked = worker.weave.relay.asked
     assert sum(len(one.ask.tokens) for one in asked.values()) <= MOST_NAMED
     assert len(asked) == 2
+
+
+def test_nonsense_in_a_flow_of_the_broker_s_ends_the_connection_also_where_nobody_reads_it():
+    worker = Worker().log_in()
+    open_receiver(worker)
+    relay = worker.weave.relay
+    body = encode_performative(Flow(0, 100, 0, 100, 0, 0, 1))
+    relay.from_broker(bytearray(encode_frame(0, splice(body, performative_fields(body), {9: b"\x43"}))), 100.0)
+    assert relay.broker_done
+    assert worker.weave.host.failures

@@ -136,7 +136,7 @@ class Weave:
                 moved = True
             if data := self.worker.take_output(self.now):
                 for start in range(0, len(data), self.chunk):
-                    self.relay.from_worker(data[start : start + self.chunk], self.now)
+                    self.relay.from_worker(bytearray(data[start : start + self.chunk]), self.now)
                 moved = True
             if out := b"".join(self.relay.to_broker):
                 self.relay.to_broker.clear()
@@ -145,7 +145,7 @@ class Weave:
                 moved = True
             if data := self.broker.take_output(self.now):
                 for start in range(0, len(data), self.chunk):
-                    self.relay.from_broker(data[start : start + self.chunk], self.now)
+                    self.relay.from_broker(bytearray(data[start : start + self.chunk]), self.now)
                 moved = True
             if out := b"".join(self.relay.to_worker):
                 self.relay.to_worker.clear()
