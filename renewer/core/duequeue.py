@@ -85,6 +85,10 @@ class DueQueue(Generic[K]):
             heapq.heappop(self._next)
             self._entries -= 1
 
+    def may_be_due_before(self, moment: float) -> bool:
+        """Whether anything could fall due before that; cheap, and wrong only where it says yes."""
+        return (bool(self._next) and self._next[0][0] < moment) or (bool(self._times) and self._times[0] < moment)
+
     def pop_due(self, now: float) -> K | None:
         """Take out and return the key that has been due longest at `now`, or None if none is."""
         due_at = self.next_due()

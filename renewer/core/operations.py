@@ -34,6 +34,7 @@ from renewer.core.model import (
 from renewer.core.quotas import LONGEST_PAUSE_S
 from renewer.core.states import OperationState, is_over
 from renewer.core.timing import poll_delay_s, poll_retry_s
+from renewer.core.values import shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,15 +66,25 @@ class Admission(Protocol):
 
 
 @dataclass(slots=True)
+class Trouble:
+    """What is known of requests that failed in a row; `kind` is how the last ones did. Few operations have it."""
+
+    detail: str | None = None
+    throttled_until: float | None = None
+    since: float | None = None
+    failures: int = 0
+    kind: str | None = None
+    kind_since: float = 0.0
+
+
+@dataclass(slots=True)
 class Operation:
     """An operation and everything the core knows of it. Instants are monotonic seconds, spans seconds.
 
-    `held_back_by` names the quota that the request due at `next_attempt_at` waits for. `throttled_until` is until when
-    the service wanted no more requests, when it said so to this one last. `service_started_at` and
+    `held_back_by` names the quota that the request due at `next_attempt_at` waits for. `service_started_at` and
     `service_updated_at` are the service's own words, seconds since the epoch. `_regular_at` is when to poll if the
-    early probe that is due before it does not end the operation. `failing_since` is when the first of those requests
-    failed that have failed in a row; None if the last one did not. Read it from outside; change it only through its
-    methods.
+    early probe that is due before it does not end the operation. `_kept_at` is the second in which it was last told
+    more than routine. Read it from outside; change it only through its methods.
     """
 
     spec: OperationSpec
@@ -89,20 +100,30 @@ class Operation:
     service_started_at: float | None = None
     service_updated_at: float | None = None
     error: Mapping[str, object] | None = None
-    last_poll_error: str | None = None
     result: Result | None = None
     next_attempt_at: float | None = None
     held_back_by: str | None = None
-    throttled_until: float | None = None
     ended_at: float | None = None
-    failing_since: float | None = None
+    trouble: Trouble | None = None
     _attempt: int = 0
     _attempt_until: float | None = None
-    _failures: int = 0
     _regular_at: float | None = None
-    _denied: str | None = None
-    _denied_since: float = 0.0
     _kept_at: float = -math.inf
+
+    @property
+    def last_poll_error(self) -> str | None:
+        """Why the last request failed; None if it did not."""
+        return None if self.trouble is None else self.trouble.detail
+
+    @property
+    def failing_since(self) -> float | None:
+        """When the first of those requests failed that have failed in a row; None if the last one did not."""
+        return None if self.trouble is None else self.trouble.since
+
+    @property
+    def throttled_until(self) -> float | None:
+        """Until when the service wanted no more requests, when it said so to this one last."""
+        return None if self.trouble is None else self.trouble.throttled_until
 
     @property
     def asking(self) -> Asking:
@@ -149,9 +170,9 @@ class Operation:
         self.service_started_at = past.service_started_at
         self.service_updated_at = past.service_updated_at
         self.error = past.error
-        self.last_poll_error = past.last_poll_error
         self.result = past.result
-        self.throttled_until = past.throttled_until
+        if past.last_poll_error is not None or past.throttled_until is not None:
+            self.trouble = Trouble(detail=past.last_poll_error, throttled_until=past.throttled_until)
         self.ended_at = past.ended_at
         if is_over(self.state):
             return []
@@ -218,11 +239,7 @@ class Operation:
             return []
         if self.state is OperationState.RUNNING:
             self.polls += 1
-        self.failing_since = None
-        self._failures = 0
-        self._denied = None
-        self.throttled_until = None
-        self.last_poll_error = None
+        self.trouble = None
         return self._read(answer, now)
 
     def fetched(self, attempt: int, result: Result, now: float) -> list[Effect]:
@@ -274,8 +291,8 @@ class Operation:
 
     def _still_running(self, answer: StillRunning, now: float) -> list[Effect]:
         known = (self.status, self.retry_after_s, self.percent_complete, self.ticket)
-        self.status = answer.status or self.status
-        self.retry_after_s = answer.retry_after_s
+        self.status = shared(answer.status) or self.status
+        self.retry_after_s = shared(answer.retry_after_s)
         if answer.ticket is not None:
             self.ticket = answer.ticket
         if answer.percent_complete is not None:
@@ -289,7 +306,8 @@ class Operation:
             is_soon = self.next_attempt_at is not None and self.next_attempt_at - now <= _SHORT_S
             is_routine = is_same and is_soon and now < self._kept_at + _KEEP_S
             if not is_routine:
-                self._kept_at = now
+                # Whole seconds, which those polled in the same one share.
+                self._kept_at = shared(float(math.floor(now)))
             news, asked_s = OperationNews.POLLED, answer.retry_after_s
             effects.append(TellOperation(news, self.spec, self.state, now, None, None, asked_s, is_routine))
         else:
@@ -309,10 +327,11 @@ class Operation:
 
     def _attempt_failed(self, failure: Transient, now: float, fraction: float) -> list[Effect]:
         self._attempt_until = None
-        self.failing_since = now if self.failing_since is None else self.failing_since
-        self._failures += 1
         self.poll_errors += 1
-        self.last_poll_error = failure.detail
+        trouble = self.trouble = Trouble() if self.trouble is None else self.trouble
+        trouble.since = now if trouble.since is None else trouble.since
+        trouble.failures += 1
+        trouble.detail = failure.detail
         told = self._tell(OperationNews.POLL_FAILED, now, failure=failure.kind, detail=failure.detail)
         if self.state is OperationState.ACCEPTED and not self._may_repeat(failure):
             if failure.kind == "unauthorized":
@@ -324,16 +343,16 @@ class Operation:
                     "Look there before you send it again.",
                 }
             return [told, *self._end(OperationState.REJECTED, now)]
-        self.throttled_until = None
+        trouble.throttled_until = None
         if failure.kind == "throttled" and failure.retry_after_s is not None:
-            self.throttled_until = now + min(failure.retry_after_s, LONGEST_PAUSE_S)
-        if failure.kind != self._denied:
-            self._denied, self._denied_since = failure.kind, now
+            trouble.throttled_until = now + min(failure.retry_after_s, LONGEST_PAUSE_S)
+        if failure.kind != trouble.kind:
+            trouble.kind, trouble.kind_since = failure.kind, now
         policy = self.spec.policy
         grace_s = {"not_found": policy.not_found_grace_s, "refused": policy.refused_grace_s}.get(failure.kind)
-        if grace_s is not None and now - self._denied_since >= grace_s:
+        if grace_s is not None and now - trouble.kind_since >= grace_s:
             return [told, *self._denied_for_good(failure, now)]
-        retry_s = poll_retry_s(policy, failures=self._failures, fraction=fraction, asked_s=failure.retry_after_s)
+        retry_s = poll_retry_s(policy, failures=trouble.failures, fraction=fraction, asked_s=failure.retry_after_s)
         self.next_attempt_at = now + retry_s
         if self._regular_at is not None:
             # The early probe failed, and the service still wants to be left alone.

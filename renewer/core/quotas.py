@@ -8,11 +8,12 @@ what brings something home (first requests and results) before mere polls, and s
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
+
+from renewer.core.duequeue import DueQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,6 @@ class Quotas:
 
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
-        self._waiting: dict[str, _Bucket] = {}
         self._under_way: dict[str, _Bucket] = {}
 
     def admit(self, key: str, quota: Quota, asking: Asking, due_at: float, now: float) -> bool:
@@ -92,7 +92,6 @@ class Quotas:
             self._begin(key, bucket)
             return True
         bucket.enqueue(key, asking, due_at)
-        self._waiting[key] = bucket
         return False
 
     def is_at_ease(self, quota: Quota, now: float) -> bool:
@@ -111,16 +110,15 @@ class Quotas:
         for bucket in self._buckets.values():
             while len(keys) < most and bucket.waiting and bucket.is_open(now):
                 key = bucket.dequeue(now)
-                del self._waiting[key]
                 self._begin(key, bucket)
                 keys.append(key)
         return keys
 
     def leave(self, key: str) -> None:
         """It does not wait any longer. No error if it did not."""
-        bucket = self._waiting.pop(key, None)
-        if bucket is not None:
-            bucket.leave(key)
+        # Seldom called, so it is looked for: to know of each where it waits would take 40 B for each.
+        for bucket in self._buckets.values():
+            bucket.waiting.cancel(key)
 
     def ended(self, key: str, now: float) -> None:
         """Its request is over. No error if there was none."""
@@ -173,14 +171,12 @@ class _Bucket:
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
-        self.waiting: dict[str, int] = {}
+        self.waiting: DueQueue[str] = DueQueue()
         self.under_way = 0
         self.paused_until = -math.inf
         self.pauses = 0
         self.strikes = 0
         self._ended: deque[float] = deque()
-        self._queue: list[tuple[float, int, str]] = []
-        self._number = 0
         self._next_at = -math.inf
         self._spread_until = -math.inf
 
@@ -218,30 +214,19 @@ class _Bucket:
 
     def enqueue(self, key: str, asking: Asking, due_at: float) -> None:
         """Have it wait."""
-        self._number += 1
-        self.waiting[key] = self._number
-        heapq.heappush(self._queue, (due_at + (POLL_PATIENCE_S if asking == "poll" else 0.0), self._number, key))
+        # The instant of a poll, of which there are most, stays the very object that its operation has.
+        self.waiting.schedule(key, due_at if asking == "poll" else due_at - POLL_PATIENCE_S)
 
     def dequeue(self, now: float) -> str:
         """Whose turn it is. There must be somebody."""
-        while True:
-            _, number, key = heapq.heappop(self._queue)
-            if self.waiting.get(key) == number:
-                break
+        key = cast("str", self.waiting.pop_due(math.inf))
         # What is left of the spread is for all who wait by now: those who came since must not wait at the others' pace.
-        pace_s = max(0.0, self._spread_until - now) / len(self.waiting)
+        pace_s = max(0.0, self._spread_until - now) / (len(self.waiting) + 1)
         limit = self.quota.limit
         # Without a pace those who fill a limit would come in one burst, each time that it opens.
         pace_s = max(pace_s, 0.0 if limit is None else limit.span_s / limit.count)
         self._next_at = max(self._next_at, now - CATCH_UP_S) + pace_s
-        self.leave(key)
         return key
-
-    def leave(self, key: str) -> None:
-        """It does not wait any longer."""
-        del self.waiting[key]
-        if not self.waiting:
-            self._queue.clear()
 
     def end(self, now: float) -> None:
         """One request is over."""

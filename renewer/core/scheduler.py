@@ -95,6 +95,13 @@ class Scheduler:
         due_at, room_at = self._queue.next_due(), self._quotas.next_due()
         return due_at if room_at is None else room_at if due_at is None else min(due_at, room_at)
 
+    def is_due_before(self, moment: float) -> bool:
+        """Whether `advance` has something to do before that."""
+        if not (self._behind or self._operations or self._queue.may_be_due_before(moment)):
+            return False
+        due_at = self.next_due()
+        return due_at is not None and due_at < moment
+
     def quotas(self, now: float) -> Iterator[QuotaReading]:
         """The quotas that operations count against, as they are now."""
         return self._quotas.readings(now)
@@ -117,6 +124,9 @@ class Scheduler:
 
     def handle(self, event: Event, now: float, fraction: float) -> list[Effect]:
         """Take in one event at `now`. `fraction` is a random number in [0, 1). Events for the unknown are ignored."""
+        if isinstance(event, LeaseGranted):
+            lease = self._leases.get(event.lease_id)
+            return [] if lease is None else self._handle_grant(lease, event, now, fraction)
         if isinstance(event, ForgetRequested):
             return self._handle_forget(event, now)
         if isinstance(event, LeaseEvent):
@@ -155,11 +165,17 @@ class Scheduler:
 
     def _gather(self, now: float) -> None:
         """Put what has fallen due in order. What is done about an item meanwhile does no harm to its place there."""
+        at_leisure = now + _LEISURE_S
         while (key := self._queue.pop_due(now)) is not None:
             lease = self._leases.get(LeaseId(key))
             margin_s = None if lease is None else lease.margin_s(now)
-            heapq.heappush(self._behind, (now + (_LEISURE_S if margin_s is None else margin_s), key))
+            heapq.heappush(self._behind, (at_leisure if margin_s is None else now + margin_s, key))
             self._behind_since = now
+
+    def _handle_grant(self, lease: Lease, event: LeaseGranted, now: float, fraction: float) -> list[Effect]:
+        effects = lease.granted(event, now, fraction, self._crowd(lease))
+        self._settle(lease, now)
+        return effects
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
         if isinstance(event, LeaseRegistered | LeaseRestored):
@@ -180,7 +196,7 @@ class Scheduler:
             lease = found
             match event:
                 case LeaseGranted():
-                    effects = lease.granted(event, now, fraction, self._crowd(lease))
+                    return self._handle_grant(lease, event, now, fraction)
                 case LeaseAttemptFailed():
                     effects = lease.failed(event, now, fraction)
                 case LinkLost():
@@ -324,7 +340,7 @@ class Scheduler:
 
     def _settle_quota(self, operation: Operation, now: float) -> None:
         """Give back its place in its quota once it has no use for it any longer."""
-        if operation.held_back_by is None:
+        if is_over(operation.state):
             self._quotas.leave(operation.spec.id)
         if not operation.is_asking:
             self._quotas.ended(operation.spec.id, now)

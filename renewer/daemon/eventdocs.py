@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from renewer.core.effects import LeaseNews, OperationNews
-from renewer.core.states import LeaseState
+from renewer.core.states import LeaseState, OperationState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def lease_type(news: TellLease) -> str:
 def operation_type(news: TellOperation) -> str:
     """The type of the event, such as ``operation.succeeded``: a change of state is called by the new state."""
     what = news.state if news.news is OperationNews.STATE_CHANGED else news.news
-    return f"operation.{what.value}"
+    return _OPERATION_TYPES[what]
 
 
 def lease_data(news: TellLease, lease: Lease | None = None) -> dict[str, Any]:
@@ -89,6 +89,8 @@ def operation_data(news: TellOperation, operation: Operation | None = None) -> d
 
 
 _GRANTS = frozenset({LeaseNews.ACQUIRED, LeaseNews.REACQUIRED, LeaseNews.RENEWED, LeaseNews.RECOVERED})
+
+_OPERATION_TYPES = {what: f"operation.{what.value}" for kind in (OperationNews, OperationState) for what in kind}
 
 _LEASE_TYPES = {news: f"lease.{news.value}" for news in LeaseNews}
 

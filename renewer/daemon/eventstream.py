@@ -17,13 +17,15 @@ from collections import deque
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 
 from renewer.api.control import PASSING_EVENTS, EventDocument
+from renewer.api.documents import to_json
 from renewer.daemon.eventdocs import lease_data, lease_type, operation_data, operation_type
+from renewer.daemon.eventpast import EventPast, KeptEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -43,8 +45,6 @@ READER_EVENTS = 1_000
 GAP = "stream.gap"
 
 _ID = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z", re.ASCII)
-_TEXT = json.JSONEncoder(default=str, separators=(",", ":"))
-_ENVELOPE_BYTES = 600
 
 
 class EventStream:
@@ -67,11 +67,7 @@ class EventStream:
         self._clock = clock
         self._lease = lease
         self._operation = operation
-        self._size = size
-        self._max_bytes = max_bytes
-        self._kept: deque[_Kept] = deque()
-        self._kept_bytes = 0
-        self._newest = 0
+        self._past = EventPast(size, max_bytes)
         self._open = True
         self._readers: dict[_Reader, None] = {}
         self._choosers = 0
@@ -132,9 +128,7 @@ class EventStream:
 
     def latest(self, count: int, types: Collection[str]) -> list[EventDocument]:
         """So many of the newest events of these types that are still kept, the newest first."""
-        numbered = zip(range(self._newest, 0, -1), reversed(self._kept), strict=False)
-        newest = ((number, kept) for number, kept in numbered if kept.type in types)
-        return [self._told(number, kept) for number, kept in islice(newest, count)]
+        return [self._told(number, kept) for number, kept in islice(self._past.newest_first(types), count)]
 
     def close(self) -> None:
         """Let every reader end once it has read what was told until now."""
@@ -152,17 +146,11 @@ class EventStream:
         return EventDocument(event_id, GAP, self._clock.utc_now(), "", {"reason": why})
 
     def _publish(self, kind: str, subject: str, at: float, data: dict[str, Any]) -> None:
-        self._newest += 1
         time = self._time_of(at)
-        # As text it takes a third of what it takes as values, and of most nobody ever asks for the past.
-        kept = _Kept(kind, time, subject, _TEXT.encode(data))
-        self._kept.append(kept)
-        self._kept_bytes += kept.weight
-        while len(self._kept) > self._size or self._kept_bytes > self._max_bytes:
-            self._kept_bytes -= self._kept.popleft().weight
+        self._past.append(KeptEvent(kind, time, subject, to_json(data).decode()))
         takers = self._takers(kind, subject)
         if takers:
-            event = EventDocument(f"{self._generation}-{self._newest}", kind, time, subject, data)
+            event = EventDocument(f"{self._generation}-{self._past.last}", kind, time, subject, data)
             for reader in takers:
                 reader.put(event)
 
@@ -183,17 +171,17 @@ class EventStream:
     def _since(self, after: str, reader: _Reader) -> list[EventDocument]:
         """The kept events after this id that the reader wants, with a gap before them if there were more."""
         match = _ID.match(after)
-        gone = self._newest - len(self._kept)
-        known = match is not None and int(match[1]) == self._generation and int(match[2]) <= self._newest
+        gone = self._past.gone
+        known = match is not None and int(match[1]) == self._generation and int(match[2]) <= self._past.last
         number = int(match[2]) if match is not None and known else 0
         begin: list[EventDocument] = []
         if not known or number < gone:
             number = gone
             begin.append(self.gap(f"{self._generation}-{gone}", "too_old" if known else "unknown"))
-        wanted = enumerate(islice(self._kept, number - gone, None), number + 1)
-        return begin + [self._told(n, kept) for n, kept in wanted if reader.wants_about(kept.type, kept.subject)]
+        kept_since = self._past.after(number)
+        return begin + [self._told(n, kept) for n, kept in kept_since if reader.wants_about(kept.type, kept.subject)]
 
-    def _told(self, number: int, kept: _Kept) -> EventDocument:
+    def _told(self, number: int, kept: KeptEvent) -> EventDocument:
         return EventDocument(f"{self._generation}-{number}", kept.type, kept.time, kept.subject, json.loads(kept.data))
 
     def _add(self, reader: _Reader) -> None:
@@ -214,20 +202,6 @@ class EventStream:
             del readers[reader]
             if not readers:
                 del self._by_subject[subject]
-
-
-class _Kept(NamedTuple):
-    """An event that can be asked for again. Its number follows from its place."""
-
-    type: str
-    time: datetime
-    subject: str
-    data: str
-
-    @property
-    def weight(self) -> int:
-        """Its bytes, roughly."""
-        return _ENVELOPE_BYTES + len(self.data)
 
 
 class _Reader:

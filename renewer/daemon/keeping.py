@@ -12,7 +12,7 @@ and new work is refused by whoever asks `durable`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -34,6 +34,9 @@ News = TellLease | TellOperation
 
 BATCH = 500
 """How many things are stored at once: taking them down happens on the event loop, which must not be held up."""
+
+AT_LEISURE = 100
+"""How many of those that nobody waits for, or a tenth of them if that is more: each takes 2.5 KiB meanwhile."""
 
 PATIENCE_S = 2.0
 """How long good news is held back at most."""
@@ -105,16 +108,16 @@ class Keeper:
             change = self._mark(kind, key)
             if callback is not None:
                 self._callbacks[callback.id] = callback
-                change.callbacks.append(callback.id)
+                change.callbacks += (callback.id,)
         waiting = self._marked.get(key) or self._under_way.get(key)
         if waiting is None:
             self._pass_on_one(news, callback)
             return
         is_first = not any(mark.held_back for mark in (self._under_way.get(key), waiting) if mark is not None)
-        if self._is_slow or self.trouble is not None or (news.news in _URGENT and is_first):
+        if self._is_slow or self.trouble is not None or (news.news in _NOT_HELD_BACK and is_first):
             self._pass_on_one(news, callback)
         else:
-            waiting.held_back.append((news, callback))
+            waiting.held_back += ((news, callback),)
 
     def is_pending(self, key: str) -> bool:
         """Whether something of this lease or operation is still to be stored."""
@@ -270,9 +273,12 @@ class Keeper:
         puts: list[Entry] = []
         deletes: list[tuple[EntryKind, str]] = []
         results: dict[str, Result] = {}
+        at_leisure = max(AT_LEISURE, len(self._marked) // 10)
         while self._marked and len(self._under_way) < BATCH:
-            key = next(iter(self._marked))
-            mark = self._under_way[key] = self._marked.pop(key)
+            key, mark = next(iter(self._marked.items()))
+            if len(self._under_way) >= at_leisure and not mark.is_awaited:
+                break
+            self._under_way[key] = self._marked.pop(key)
             entry = None if mark.kind is EntryKind.CALLBACK else self._snapshot(mark.kind, key)
             if entry is None:
                 deletes.append((mark.kind, key))
@@ -302,7 +308,8 @@ class Keeper:
 
     def _pass_on(self, mark: _Mark) -> None:
         while mark.held_back:
-            self._pass_on_one(*mark.held_back.pop(0))
+            first, mark.held_back = mark.held_back[0], mark.held_back[1:]
+            self._pass_on_one(*first)
 
     def _pass_on_one(self, news: News, callback: Entry | None) -> None:
         self._tell(news)
@@ -312,14 +319,19 @@ class Keeper:
 
 @dataclass(slots=True)
 class _Mark:
-    """Something that is to be stored, and what waits for it."""
+    """Something that is to be stored, and what waits for it. There can be thousands of which nobody is to be told."""
 
     kind: EntryKind
-    held_back: list[tuple[News, Entry | None]] = field(default_factory=list)
-    callbacks: list[str] = field(default_factory=list)
+    held_back: tuple[tuple[News, Entry | None], ...] = ()
+    callbacks: tuple[str, ...] = ()
     stored: bool = False
     _is_done: bool = False
     _done: anyio.Event | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for it, or is to be told."""
+        return self._done is not None or bool(self.held_back)
 
     def finish(self) -> None:
         """It is stored, or will not be."""
@@ -360,4 +372,11 @@ _KEPT: frozenset[LeaseNews | OperationNews] = frozenset(
 )
 
 _RENEWED = LeaseNews.RENEWED
-_URGENT: frozenset[LeaseNews | OperationNews] = frozenset({LeaseNews.AT_RISK, LeaseNews.LOST})
+_NOT_HELD_BACK: frozenset[LeaseNews | OperationNews] = frozenset(
+    {
+        LeaseNews.AT_RISK,
+        LeaseNews.LOST,
+        # Nobody can build on it, and thousands come at once.
+        OperationNews.POLLED,
+    }
+)

@@ -121,7 +121,7 @@ def read_poll(answer: Answer, ticket: Ticket, options: AccountOptions, clock: Cl
             path = result_path(options, ticket, answer)
             if path is None:
                 return Succeeded(status)
-            return Succeeded(status, result=None, ticket=replace(ticket, result_path=path))
+            return Succeeded(status, result=None, ticket=replace(ticket, result=path))
         case "failed":
             return Ended("failed", status, _reason(state, status, "the service gave no reason"))
         case word if word in _CANCELED:

@@ -27,21 +27,34 @@ if TYPE_CHECKING:
 _VERSIONS = (1, 2)
 """What is written is the last one. 1 knew no query, headers and cookies."""
 
+_BENEATH = "./result"
+"""An operation's result, beneath its state."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Ticket:
     """Where an operation's state and result are asked for: paths on `origin`, or on the account's host if None.
 
-    `query` and `headers` go with every request, as its owner wished; `cookies` as the service wished. Can
-    hold secrets: not for logs, and its repr shows none.
+    `result` is the result's path, but relative where it is beneath `path`: thousands would keep it for each otherwise.
+    `query` and `headers` go with every request, as its owner wished; `cookies` as the service wished. Can hold
+    secrets: not for logs, and its repr shows none.
     """
 
     path: str
-    result_path: str | None = None
+    result: str | None = None
     origin: str | None = None
     query: Mapping[str, str] = field(default_factory=dict, hash=False)
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     cookies: Cookies = NO_COOKIES
+
+    def __post_init__(self) -> None:
+        if self.result == f"{self.path}/result":
+            object.__setattr__(self, "result", _BENEATH)
+
+    @property
+    def result_path(self) -> str | None:
+        """Where the result is asked for; None if it is not known to have one."""
+        return f"{self.path}/result" if self.result == _BENEATH else self.result
 
     def __repr__(self) -> str:
         host = self.origin or "https://-"
@@ -139,4 +152,4 @@ def _origin_of(options: AccountOptions, asked: Place) -> str | None:
 
 def _for_operation(options: AccountOptions, ticket: Ticket, found: str) -> Ticket:
     path = f"{options.base_path}/operations/{found}"
-    return replace(ticket, path=path, result_path=f"{path}/result")
+    return replace(ticket, path=path, result=_BENEATH)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from renewer.core.quotas import Limit, Quota
+from renewer.core.values import shared
 from renewer.errors import ConfigError, ConfigProblem
 from renewer.targets.addresses import AddressRules, Network
 from renewer.targets.http import RESULT_BODY_MAX
@@ -62,7 +63,7 @@ class AccountOptions:
     def quota(self, bucket: str, origin: Origin | None = None) -> Quota:
         """What a request to `origin` counts against, by default to the account's own host."""
         host = "" if origin in (None, self.origin) else f" {str(origin).partition('://')[2]}"
-        return Quota(f"{self.identity}{host} {bucket}", self.limits.get(bucket), self.max_connections)
+        return Quota(shared(f"{self.identity}{host} {bucket}"), self.limits.get(bucket), self.max_connections)
 
     def _read_base_url(self, problems: list[ConfigProblem]) -> None:
         try:
