@@ -17,6 +17,7 @@ from renewer.amqp.encoder import (
     encode_into,
     put_binary,
     put_compound,
+    put_fields,
     put_string,
     put_symbol,
     put_uint,
@@ -210,10 +211,9 @@ def _put_timestamp(buffer: bytearray, value: int) -> None:
 
 
 def _put_map(buffer: bytearray, value: dict[Any, Any]) -> None:
-    """Keys of these maps are symbols (AMQP 1.0 part 2.7, `fields`); a plain `str` is written as one."""
     if not isinstance(value, dict):
         raise TypeError
-    encode_into(buffer, {Symbol(key) if type(key) is str else key: item for key, item in value.items()})
+    put_fields(buffer, value)
 
 
 def _put_symbols(buffer: bytearray, value: Any) -> None:

@@ -162,6 +162,18 @@ def put_compound(buffer: bytearray, code: int, count: int, body: bytes | bytearr
     buffer += body
 
 
+def put_fields(buffer: bytearray, value: dict[Any, Any]) -> None:
+    """Append a map whose keys are symbols (AMQP 1.0 part 2.7, `fields`); a plain `str` is written as one."""
+    body = bytearray()
+    for key, item in value.items():
+        if key.__class__ is str:
+            put_symbol(body, key)
+        else:
+            _put(body, key, 1)
+        _put(body, item, 1)
+    put_compound(buffer, 0xC1, 2 * len(value), body)
+
+
 def _put_list(buffer: bytearray, value: list[Any] | tuple[Any, ...], depth: int) -> None:
     if not value:
         buffer.append(0x45)

@@ -16,8 +16,9 @@ from renewer.api.documents import JsonResponse
 from renewer.api.models import NewLeases, Waiting
 from renewer.api.paging import shown_in_slices
 from renewer.api.problems import problem_of, problems
-from renewer.api.requests import ApiRequest, ApiRoute, Daemon, IdempotencyKey, idempotency, while_wanted
+from renewer.api.requests import ApiRequest, ApiRoute, Daemon, IdempotencyKey, idempotency
 from renewer.api.views import LeaseView, show_lease
+from renewer.api.wanted import while_wanted
 from renewer.api.wishes import hold_request, is_settled, owner_is_here
 from renewer.errors import RenewerError
 

@@ -36,10 +36,10 @@ from renewer.api.requests import (
     PathId,
     idempotency,
     replayed,
-    while_wanted,
 )
 from renewer.api.streams import GAP, EventStream, frame
 from renewer.api.views import Calendar, LeasePage, LeaseView, show_event, show_lease
+from renewer.api.wanted import while_wanted
 from renewer.api.wishes import hold_request, is_settled, owner_is_here
 from renewer.core.leases import Lease
 from renewer.core.model import LeaseId

@@ -25,8 +25,12 @@ _T = TypeVar("_T")
 WAIT_SLICE_S: Final = 60.0
 """How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
 
-_MANY: Final = 100
+_MANY: Final = 250
 """How many leases one request asks for: enough to make it cheap, and few enough for all to get their turn."""
+
+_MOMENT_S: Final = 0.1
+"""How long some of many leases are waited for before the next are asked for: most often that is all it takes, and they
+need not be asked for again."""
 
 _FEW: Final = 5
 _FIRST_DELAY_S: Final = 0.05
@@ -111,8 +115,9 @@ def hold_all(wishes: Sequence[calls.LeaseWish], terms: Terms, *, wait_s: float) 
     over_at = terms.clock() + wait_s
     groups = [_Group(wishes[first : first + _MANY]) for first in range(0, len(wishes), _MANY)]
     for group in groups:
-        # All are asked for before any is waited for; the last are waited for at once.
-        yield from group.ask(terms, wait_s if group is groups[-1] else 0.0)
+        # All are asked for before any is waited for in earnest, unless there are no others.
+        yield from group.ask(terms, wait_s if len(groups) == 1 else min(wait_s, _MOMENT_S))
+    # In the same order: the first are read while the last are still being acquired.
     for group in groups:
         while group.is_acquiring and (rest_s := over_at - terms.clock()) > 0.001:
             yield from group.ask(terms, rest_s)

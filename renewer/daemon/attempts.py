@@ -1,9 +1,9 @@
 """Attempts: what the core asks for, carried out against the targets.
 
 Work for leases goes through lanes. Requests for operations begin at once: how many there are is the core's business.
-An attempt is a task under a cancel scope that ends when the core said; its outcome goes back as an event. Only a
-renewal, where the target can do without, has no task: its answer is taken in by whoever reads it, and what is more than
-a grant then gets its task.
+An attempt is a task under a cancel scope that ends when the core said; its outcome goes back as an event. Only renewals
+and acquisitions, where the target can do without, have no task: their answers are taken in by whoever reads them, and
+what is more than a grant then gets its task.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LOOK_AFTER_S = 1.0
 """How often it is looked whether a renewal without a task has had its time."""
 
 _AttemptKey = tuple[LeaseId | OperationId, int]
-_BeginRenewal = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
+_Begin = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
 
 _log = structlog.get_logger("renewer.attempts")
 
@@ -178,11 +178,12 @@ class AttemptRunner:
             now = self._clock.now()
             while (following := lane.take(now)) is not None:
                 number, effect = following
-                if isinstance(effect, StartRenew):
-                    if self._waiting.get((effect.spec.id, effect.epoch)) == effect.attempt:
-                        del self._waiting[effect.spec.id, effect.epoch]
-                    if self._begin_renewal(lane, effect, number, now):
-                        continue
+                if isinstance(effect, StartRenew) and (
+                    self._waiting.get((effect.spec.id, effect.epoch)) == effect.attempt
+                ):
+                    del self._waiting[effect.spec.id, effect.epoch]
+                if not isinstance(effect, StartRelease) and self._begin(lane, effect, number, now):
+                    continue
                 self._keepers.put(self._tasks, (lane, effect, number))
         finally:
             lane.is_being_filled = False
@@ -203,27 +204,28 @@ class AttemptRunner:
         finally:
             self._left(lane, number)
 
-    # Renewals without a task ----------------------------------------------------------------------------------------
+    # Attempts without a task ----------------------------------------------------------------------------------------
 
-    def _begin_renewal(self, lane: Lane, effect: StartRenew, number: int, now: float) -> bool:
-        """Have it renewed without a task, or not at all if nobody wants that any longer; False if it takes a task."""
+    def _begin(self, lane: Lane, effect: StartRenew | StartAcquire, number: int, now: float) -> bool:
+        """Have it asked for without a task, or not at all if nobody wants it any longer; False if it takes a task."""
         key, target = (effect.spec.id, effect.attempt), self._lease_targets.get(effect.spec.target)
         if key not in self._scopes:
             lane.give_back(number)
             return True
-        begin_renewal: _BeginRenewal | None = getattr(target, "begin_renewal", None)
-        if begin_renewal is None:
+        kind = _KINDS[type(effect)]
+        begin: _Begin | None = getattr(target, _BEGIN[kind], None)
+        if begin is None:
             return False
         pending = PendingAttempt(effect, lane, number, now, self._take_in)
         try:
-            asked = begin_renewal(effect.spec, effect.epoch, pending.answered)
+            asked = begin(effect.spec, effect.epoch, pending.answered)
         except Exception:
-            _log.exception("attempt raised an unexpected error", kind="renew", id=effect.spec.id)
+            _log.exception("attempt raised an unexpected error", kind=kind, id=effect.spec.id)
             return False
         if asked is None:
             return False
         if self._observer is not None:
-            self._observer.attempt_started("renew", max(0.0, now - effect.due_at))
+            self._observer.attempt_started(kind, max(0.0, now - effect.due_at))
         if not pending.is_answered:
             pending.renewed = asked
             self._pending[key] = pending
@@ -242,13 +244,13 @@ class AttemptRunner:
             self._tasks.start_soon(self._finish, pending, renewed)
             return
         self._scopes.pop(key, None)
-        if self._observer is not None:
+        if self._observer is not None and isinstance(effect, StartRenew):
             self._observer.renewal_answered(self._clock.now() - pending.started_at)
         try:
             self._post(LeaseGranted(effect.spec.id, effect.epoch, effect.attempt, grant))
         except Exception:
             # Whoever read the answer must not suffer from what it led to.
-            _log.exception("attempt raised an unexpected error", kind="renew", id=effect.spec.id)
+            _log.exception("attempt raised an unexpected error", kind=_KINDS[type(effect)], id=effect.spec.id)
         self._left(pending.lane, pending.number)
 
     async def _finish(self, pending: PendingAttempt, renewed: PendingRenewal) -> None:
@@ -257,7 +259,7 @@ class AttemptRunner:
         finally:
             self._left(pending.lane, pending.number)
 
-    def _give_up(self, effect: StartRenew) -> None:
+    def _give_up(self, effect: StartRenew | StartAcquire) -> None:
         self.cancel(effect.spec.id, effect.attempt)
         self._post(_failed(effect, _NO_ANSWER))
 
@@ -266,7 +268,7 @@ class AttemptRunner:
     async def _attempt(
         self, effect: Attempt, renewed: PendingRenewal | None = None, started_at: float | None = None
     ) -> None:
-        """Carry out one attempt, or finish the renewal that was asked for at `started_at`."""
+        """Carry out one attempt, or finish the one that was asked for at `started_at`."""
         key = (effect.spec.id, effect.attempt)
         if key not in self._scopes:
             return
@@ -388,3 +390,5 @@ _KINDS: dict[type, str] = {
     StartPoll: "poll",
     StartFetch: "fetch",
 }
+
+_BEGIN = {"renew": "begin_renewal", "acquire": "begin_acquisition"}

@@ -110,7 +110,9 @@ class LeaseControl(Admission):
                 raise self._kept_by(found)
         if found is not None:
             return found, False
-        spec = replace(spec, owner=identified(spec.owner))
+        owner = identified(spec.owner)
+        if owner is not spec.owner:
+            spec = replace(spec, owner=owner)
         if self._pools is not None and self._pools.covers(spec):
             self._admit_now()
             spec = self._pools.take(spec)

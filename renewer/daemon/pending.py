@@ -1,4 +1,4 @@
-"""A renewal that has no task, while it is under way."""
+"""A renewal or an acquisition that has no task, while it is under way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from renewer.core.effects import StartRenew
+    from renewer.core.effects import StartAcquire, StartRenew
     from renewer.daemon.lanes import Lane
     from renewer.ports import PendingRenewal
 
@@ -19,7 +19,7 @@ class PendingAttempt:
 
     def __init__(
         self,
-        effect: StartRenew,
+        effect: StartRenew | StartAcquire,
         lane: Lane,
         number: int,
         started_at: float,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +18,7 @@ from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, O
 from renewer.core.past import LeasePast, Loss, OperationPast
 from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState, OwnerKind
 from renewer.core.timing import PollPolicy
+from renewer.core.values import value
 from renewer.errors import RegistryError
 from renewer.ports import Entry, EntryKind
 
@@ -37,7 +37,7 @@ def boot_id() -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timeline:
     """The clocks of this run, read together; carries instants of an earlier run over."""
 
@@ -82,7 +82,7 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
             "sequence_number": spec.sequence_number,
             "lock_duration_s": spec.lock_duration_s,
             "labels": dict(spec.labels),
-            "owner": {**asdict(spec.owner), "kind": spec.owner.kind.value},
+            "owner": _owner_document(spec.owner),
             "context": dict(spec.context),
             "state": lease.state.value,
             "registered_at": lease.registered_at,
@@ -99,6 +99,15 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
             "forget_at": lease.forget_at,
         },
     )
+
+
+def _owner_document(owner: Owner) -> dict[str, Any]:
+    return {
+        "kind": owner.kind.value,
+        "ttl_s": owner.ttl_s,
+        "pid": owner.pid,
+        "pid_started": owner.pid_started,
+    }
 
 
 def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:

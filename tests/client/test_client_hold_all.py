@@ -11,7 +11,8 @@ from renewer.client import Conflict, Lease, ProtocolError, calls, plans
 from renewer.client.address import find
 from renewer.client.wire import Answer
 
-PER_REQUEST = 100
+PER_REQUEST = 250
+MOMENT_S = 0.1
 
 
 class Daemon:
@@ -52,22 +53,36 @@ def hold_all(daemon, count, wait_s=0.0, owner="none"):
         return end.value
 
 
-def test_all_are_asked_for_before_any_is_waited_for():
+def test_all_are_asked_for_before_any_is_waited_for_longer_than_a_moment():
     daemon = Daemon()
     found = hold_all(daemon, 2 * PER_REQUEST + 1, wait_s=20)
     assert [lease.session_id for lease in found] == [str(number) for number in range(2 * PER_REQUEST + 1)]
-    assert [(count, wait_s) for count, wait_s, _ in daemon.asked] == [(PER_REQUEST, 0), (PER_REQUEST, 0), (1, 20)]
+    moments = [(PER_REQUEST, MOMENT_S), (PER_REQUEST, MOMENT_S), (1, MOMENT_S)]
+    assert [(count, wait_s) for count, wait_s, _ in daemon.asked] == moments
+
+
+def test_those_that_one_request_asks_for_are_waited_for_at_once():
+    daemon = Daemon()
+    hold_all(daemon, PER_REQUEST, wait_s=20)
+    assert [(count, wait_s) for count, wait_s, _ in daemon.asked] == [(PER_REQUEST, 20)]
+
+
+def test_nobody_waits_for_longer_than_was_asked_for():
+    daemon = Daemon({"0": deque(["acquiring"] * 9)})
+    found = hold_all(daemon, PER_REQUEST + 1)
+    assert [wait_s for _, wait_s, _ in daemon.asked] == [0, 0]
+    assert found[0].state == "acquiring"
 
 
 def test_those_that_are_still_being_acquired_are_asked_for_again():
-    daemon = Daemon({"0": deque(["acquiring", "acquiring", "held"])})
+    daemon = Daemon({"0": deque(["acquiring", "acquiring", "acquiring", "held"])})
     found = hold_all(daemon, PER_REQUEST + 1, wait_s=150)
     assert {lease.state for lease in found} == {"held"}
-    assert [wait_s for _, wait_s, _ in daemon.asked] == [0, 60, 60, 60]
+    assert [wait_s for _, wait_s, _ in daemon.asked] == [MOMENT_S, MOMENT_S, 60, 60]
 
 
 def test_who_names_an_owner_finds_its_own_again_by_a_key():
-    daemon = Daemon({"0": deque(["acquiring", "held"])})
+    daemon = Daemon({"0": deque(["acquiring", "acquiring", "held"])})
     hold_all(daemon, PER_REQUEST + 1, wait_s=150, owner="heartbeat")
     first, last, again = (key for *_, key in daemon.asked)
     assert first == again != last

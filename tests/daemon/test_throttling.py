@@ -45,6 +45,7 @@ class Throttled:
         self.expired = []
         self.asked = Counter()
         self.refused = 0
+        self.attached_at = []
         self._tasks = tasks
         self._answers = {}
         broker.wall = lambda: clock.utc_now().timestamp()
@@ -54,6 +55,7 @@ class Throttled:
         self._broker = broker
 
     async def _attach(self, ask):
+        self.attached_at.append(anyio.current_time())
         await anyio.sleep(LATENCY_S)
         if self._refuses():
             ask.refuse(BUSY)
@@ -177,18 +179,11 @@ async def test_a_namespace_that_takes_fewer_requests_than_there_are_locks_loses_
 
 async def test_new_sessions_wait_until_the_broker_answers_again_and_then_come_one_after_the_other():
     clock = VirtualClock()
-    async with thousand(LeaseKind.MESSAGE, 10.0, clock) as (throttled, supervisor, target, heard):
+    async with thousand(LeaseKind.MESSAGE, 10.0, clock) as (throttled, supervisor, _, heard):
         throttled.is_busy = True
         await anyio.sleep(BUSY_S)
         throttled.is_busy = False
-        attaches = []
-        attach = target._sessions.acquire
-
-        async def counted(spec, epoch):
-            attaches.append(anyio.current_time())
-            return await attach(spec, epoch)
-
-        target._sessions.acquire = counted
+        attaches = throttled.attached_at
         began = anyio.current_time()
         for number in range(100):
             spec = spec_of(LeaseKind.SESSION, number)

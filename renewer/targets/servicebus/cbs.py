@@ -57,13 +57,17 @@ class Tokens:
         """Whether there is, or was, one for the entity."""
         return entity in self._tokens
 
+    def has(self, entity: str) -> bool:
+        """Whether a good token for the entity is in place."""
+        token = self._tokens.get(entity)
+        return token is not None and token.is_good(self._carrier.now())
+
     async def ensure(self, entity: str) -> None:
         """Return when a good token for the entity is in place.
 
         LeaseLostError (unauthorized) when the broker refuses a second one too, TransientError when it cannot be put.
         """
-        token = self._tokens.get(entity)
-        if token is None or not token.is_good(self._carrier.now()):
+        if not self.has(entity):
             await self._put(entity, _Why.NONE)
 
     async def replace(self, entity: str, *, since: float) -> None:

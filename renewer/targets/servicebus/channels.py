@@ -7,6 +7,7 @@ peer allows one channel only, everything shares it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,9 @@ stream, so that there must never be more than a slow network carries in a second
 
 _CONTROL_RESERVE: Final = 10
 """Handles that are kept free for requests where everything shares one channel: `$cbs` and four entities."""
+
+_AHEAD: Final = 64
+"""With fewer handles than this left for session receivers the next channel is opened: nobody has to wait for it."""
 
 _LEAST_SHARED: Final = 5
 """`$cbs` and `$management`, two handles each, and one session receiver."""
@@ -105,6 +109,8 @@ class Channels:
         self._timeout_s = answer_timeout_s
         self._flush = flush
         self._channels: dict[Session, Channel] = {}
+        self._control = 0
+        """How many of them are for requests."""
         self.is_crowded = False
         """No handle was free when one was wanted, and none has become free since."""
 
@@ -120,8 +126,7 @@ class Channels:
         """How many session receivers fit on this connection, as far as is known."""
         if self.limit == 1:
             return max(1, self._per_channel - max(_CONTROL_RESERVE, _LEAST_SHARED - 1))
-        control = sum(channel.is_control for channel in self._channels.values())
-        return max(1, self.limit - max(1, control)) * self._per_channel
+        return max(1, self.limit - max(1, self._control)) * self._per_channel
 
     async def place(self, count: int, *, control: bool) -> Channel:
         """Reserve `count` handles of one open channel. NoRoomError if there are none, TransientError if it fails."""
@@ -137,6 +142,19 @@ class Channels:
                 return channel
             # The peer's handle-max is lower than was thought when others reserved here too.
             channel.free(count)
+
+    def place_now(self, count: int, *, control: bool) -> Channel | None:
+        """The same where a channel is open that has them; None where there is something to wait for, or none."""
+        try:
+            channel = self._choose(count, control=control)
+        except TransientError:
+            return None
+        if not channel.ready.is_set() or channel.is_gone:
+            return None
+        channel.used += count
+        if channel.cap - channel.used < _AHEAD and not control:
+            self._open_ahead()
+        return channel
 
     def on_opened(self, session: Session) -> None:
         """The peer answered our begin, and said how many handles it takes."""
@@ -154,6 +172,7 @@ class Channels:
                 self.handles.most = max(_LEAST_ALONE, min(self.handles.most, channel.confirmed))
                 self._per_channel = min(self._per_channel, self.handles.most)
             channel.is_gone = True
+            self._control -= channel.is_control
             channel.ready.set()
             self._on_free()
 
@@ -180,8 +199,7 @@ class Channels:
             if (shared or channel.is_control is control) and channel.used + count + reserve <= channel.cap:
                 return channel
         # The last channel is kept for control as long as there is none for it.
-        has_control = any(channel.is_control for channel in self._channels.values())
-        kept = 0 if control or shared or has_control else 1
+        kept = 0 if control or shared or self._control else 1
         if len(self._channels) + kept < self.limit:
             try:
                 return self._open(control=control)
@@ -200,6 +218,14 @@ class Channels:
         self.is_crowded = True
         raise NoRoomError
 
+    def _open_ahead(self) -> None:
+        """Have another channel open by the time that those there are full, where the peer allows it."""
+        room = sum(channel.cap - channel.used for channel in self._channels.values() if not channel.is_control)
+        kept = 0 if self._control else 1
+        if room < _AHEAD and 1 < len(self._channels) + kept < self.limit:
+            with suppress(AmqpProtocolError):
+                self._open(control=False)
+
     def _reserve(self, channel: Channel) -> int:
         """Handles that session receivers must leave where they share the channel with requests."""
         # Each pair has one sender, session receivers have none.
@@ -213,6 +239,7 @@ class Channels:
         session = self._connection.open_session(incoming_window=window, handle_max=OUR_HANDLE_MAX)
         channel = Channel(session, is_control=control, cap=self._per_channel, on_free=self._on_free)
         self._channels[session] = channel
+        self._control += control
         self._flush()
         return channel
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -109,6 +111,10 @@ class BrokerConnection:
         self._tokens = Tokens(self, provider, options.audience)
         self._entities: dict[str, _Entity] = {}
         self._links = Links()
+        self._link_names = uuid4().hex[:16], itertools.count(1)
+        self._asked: deque[SessionLink] = deque()
+        """Sessions that were asked for with `ask_for_session`, as long as the first of them waits for its answer."""
+        self._most = options.sessions_that_share
         self._tasks: TaskGroup | None = None
         self._settled = anyio.Event()
         self._was_let_in = False
@@ -150,10 +156,9 @@ class BrokerConnection:
     @property
     def has_room(self) -> bool:
         """Whether one more session fits."""
-        capacity = min(self._options.sessions_that_share, self.channels.capacity)
-        if self.full_at is not None:
-            capacity = min(capacity, self.full_at)
-        return self.load < capacity and not self.channels.is_crowded
+        if self.load >= self._most or self.load >= self.channels.capacity or self.channels.is_crowded:
+            return False
+        return self.full_at is None or self.load < self.full_at
 
     async def run(self) -> None:
         """Serve until the connection is over. Raises nothing but cancellation; `on_lost` was called for all by then."""
@@ -186,16 +191,21 @@ class BrokerConnection:
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
-    async def accept_session(self, entity: str, session_id: str | None, *, server_timeout_s: float) -> SessionLink:
+    async def accept_session(
+        self, entity: str, session_id: str | None, *, server_timeout_s: float, begun: SessionLink | None = None
+    ) -> SessionLink:
         """Hold a session: this one, or with None the next available one, for which the broker may wait so long.
 
-        LeaseLostError or TransientError if it cannot be had; a token that is refused is replaced once.
+        LeaseLostError or TransientError if it cannot be had; a token that is refused is replaced once. With `begun` it
+        was asked for by `ask_for_session`, and that was refused.
         """
         self.enter(entity)
         try:
             await self._tokens.ensure(entity)
             self.management(entity).open_soon()
             try:
+                if begun is not None and begun.refusal is not None:
+                    raise begun.refusal
                 link = await self._attach(entity, session_id, server_timeout_s)
             except LeaseLostError as error:
                 if error.reason != LossReason.UNAUTHORIZED:
@@ -205,7 +215,32 @@ class BrokerConnection:
         except BaseException:
             self.leave(entity)
             raise
-        self.is_proved = True
+        return link
+
+    def ask_for_session(self, entity: str, session_id: str, settled: Callable[[], None]) -> SessionLink | None:
+        """Ask for this session where nothing has to be waited for before; None where something has.
+
+        `settled` is called, not before this returns, once the link is held or has its `refusal`.
+        """
+        if not self._tokens.has(entity):
+            return None
+        channel = self.channels.place_now(1, control=False)
+        if channel is None:
+            return None
+        link = SessionLink(self, entity, session_id)
+        try:
+            link.ask(
+                channel,
+                self._options.source_address(entity),
+                settled,
+                server_timeout_s=0.0,
+                max_message_size=self._options.max_receive_size,
+            )
+        except TransientError:
+            return None
+        self.enter(entity)
+        self.management(entity).open_soon()
+        self._asked.append(link)
         return link
 
     def management(self, entity: str) -> Management:
@@ -232,6 +267,10 @@ class BrokerConnection:
     def flush(self) -> None:
         """Have what was queued sent."""
         self._transport.flush()
+
+    def new_link_name(self) -> str:
+        """What no other link is called, on any connection: the broker tells sessions apart by it."""
+        return f"{self._link_names[0]}-{next(self._link_names[1])}"
 
     def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Run `work` for as long as the connection lasts."""
@@ -359,6 +398,7 @@ class BrokerConnection:
     async def _tick(self) -> None:
         while True:
             await anyio.sleep(TICK_S)
+            self._give_up_unanswered()
             self._tokens.refresh()
             self._tokens.pump()
             for entity, use in list(self._entities.items()):
@@ -367,6 +407,13 @@ class BrokerConnection:
                     del self._entities[entity]
                     use.management.close(TransientError("the entity is not in use", kind="network"))
                     self._tokens.forget(entity)
+
+    def _give_up_unanswered(self) -> None:
+        overdue_at = self.now() - self.answer_timeout_s
+        while self._asked and (not self._asked[0].is_awaited or self._asked[0].sent_at <= overdue_at):
+            link = self._asked.popleft()
+            if link.is_awaited:
+                link.give_up()
 
 
 def describe_end(error: AmqpError | None, reason: str) -> str:

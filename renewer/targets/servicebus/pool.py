@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LINGER_S: Final = 10.0
 """How long a connection on which nothing is held is kept."""
 
+_MEANWHILE: Final = 1.25
+"""So far beyond its share the first connection is filled while the second one is opened: nobody has to wait for it."""
+
 _FULL_S: Final = 1.0
 """How soon to ask again where no connection has room: a session that is released makes some."""
 
@@ -62,6 +65,7 @@ class Pool:
         self._clock = clock
         self._backoff_s = backoff_s
         self._spread_after = spread_after
+        self._most_alone = int(spread_after * _MEANWHILE)
         self.ceiling = ceiling
         """How many connections there may be."""
         self._timeout_s = connect_timeout_s
@@ -72,6 +76,7 @@ class Pool:
         self._last_failure = ""
         self._blocked_until = 0.0
         self._is_serving = False
+        self._is_opening = False
 
     @property
     def connections(self) -> list[BrokerConnection]:
@@ -101,9 +106,8 @@ class Pool:
         while True:
             if not self._is_serving:
                 raise TransientError("the target is not running", kind="network")
-            connection = self._pick()
+            connection = self.reserve_now()
             if connection is not None:
-                connection.load += 1
                 return connection
             waiter = _Waiter()
             self._waiters[waiter] = None
@@ -114,6 +118,13 @@ class Pool:
                 self._waiters.pop(waiter, None)
             if waiter.error is not None:
                 raise waiter.error
+
+    def reserve_now(self) -> BrokerConnection | None:
+        """The same where a connection is there that need not be waited for; else None."""
+        connection = self._pick() if self._is_serving else None
+        if connection is not None:
+            connection.load += 1
+        return connection
 
     def give_back(self, connection: BrokerConnection) -> None:
         """What was reserved is not needed any longer."""
@@ -135,7 +146,11 @@ class Pool:
                     await self._wanted.wait()
                     self._wanted = anyio.Event()
                     while self._waiters and self._pick() is None and self._is_serving:
-                        await self._open_one(tasks)
+                        self._is_opening = True
+                        try:
+                            await self._open_one(tasks)
+                        finally:
+                            self._is_opening = False
                     self._wake()
             finally:
                 self.stop()
@@ -153,14 +168,19 @@ class Pool:
                 tasks.start_soon(connection.aclose)
 
     def _pick(self) -> BrokerConnection | None:
-        usable = [connection for connection in self._connections if connection.is_usable]
-        best = min((c for c in usable if c.has_room), key=lambda c: c.load, default=None)
-        if best is None or best.load < self._spread_after or len(usable) > 1:
+        usable = 0
+        best: BrokerConnection | None = None
+        for connection in self._connections:
+            if connection.is_usable:
+                usable += 1
+                if (best is None or connection.load < best.load) and connection.has_room:
+                    best = connection
+        if best is None or usable > 1 or best.load < self._spread_after:
             return best
-        if len(self._connections) >= self.ceiling.value():
+        if len(self._connections) >= self.ceiling.value() or self._clock.now() < self._blocked_until:
             return best
-        # Time for a second one; if that cannot be had now, the first will do.
-        return best if self._clock.now() < self._blocked_until else None
+        # Time for a second one. If that cannot be had now, the first will do, and a while longer until it is there.
+        return best if self._is_opening and best.load < self._most_alone else None
 
     async def _open_one(self, tasks: TaskGroup) -> None:
         full = self._full()

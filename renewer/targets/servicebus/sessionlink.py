@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
-from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +15,8 @@ from renewer.targets.servicebus.lockclock import from_ticks
 from renewer.targets.servicebus.verdicts import attach_refused, describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from renewer.amqp import AmqpError, Attach, Delivery, DeliveryState, ReceiverLink
     from renewer.targets.servicebus.channels import Channel
     from renewer.targets.servicebus.connection import BrokerConnection
@@ -47,16 +48,15 @@ class LinkUser(Protocol):
 
 
 class SessionLink:
-    """Holds one session on one connection, from `attach` on until it is gone.
+    """Holds one session on one connection, from `attach` or `ask` on until it is gone.
 
-    `wanted` is the session id, None for the next available one. After `attach` the granted id is in `session_id`, and
+    `wanted` is the session id, None for the next available one. Once it is held the granted id is in `session_id`, and
     the broker's word on the lock in `locked_until` (epoch seconds, None if it gave none). Moments are monotonic.
     """
 
     __slots__ = (
         "_gone",
         "_link",
-        "_refusal",
         "_settled",
         "_wanted",
         "carrier",
@@ -64,6 +64,7 @@ class SessionLink:
         "granted_at",
         "locked_until",
         "name",
+        "refusal",
         "sent_at",
         "session_id",
         "stage",
@@ -73,19 +74,20 @@ class SessionLink:
     def __init__(self, carrier: BrokerConnection, entity: str, wanted: str | None) -> None:
         self.carrier = carrier
         self.entity = entity
-        self.name = str(uuid4())
+        self.name = carrier.new_link_name()
         self.session_id = wanted
         self.locked_until: float | None = None
         self.sent_at = 0.0
         self.granted_at = 0.0
         self.stage = Stage.ATTACHING
         self.user: LinkUser | None = None
+        self.refusal: RemoteError | None = None
+        """Why the session cannot be had, once that is known."""
         self._wanted = wanted
         self._link: ReceiverLink | None = None
         # An event takes as much memory as all of this: they are there while somebody waits for them.
-        self._settled: anyio.Event | None = None
+        self._settled: Callable[[], None] | None = None
         self._gone: anyio.Event | None = None
-        self._refusal: RemoteError | None = None
 
     async def attach(
         self, channel: Channel, address: str, *, server_timeout_s: float, timeout_s: float, max_message_size: int
@@ -95,10 +97,39 @@ class SessionLink:
         LeaseLostError or TransientError when it cannot be had. Whatever is raised, the link is given up; it may hold
         its handle until the broker has answered.
         """
+        settled = anyio.Event()
+        self.ask(channel, address, settled.set, server_timeout_s=server_timeout_s, max_message_size=max_message_size)
+        try:
+            with anyio.move_on_after(timeout_s) as scope:
+                await settled.wait()
+            if scope.cancelled_caught:
+                self.give_up()
+            if self.refusal is not None:
+                raise self.refusal
+            # Whoever has been cancelled while the grant was on its way takes no notice of it.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self.let_go()
+            raise
+        finally:
+            self._settled = None
+
+    def ask(
+        self,
+        channel: Channel,
+        address: str,
+        settled: Callable[[], None],
+        *,
+        server_timeout_s: float,
+        max_message_size: int,
+    ) -> None:
+        """Begin to take it; `settled` is called once it is held, or known why not (`refusal`), unless it is let go.
+
+        TransientError, and the handle is given back, if it cannot be asked for.
+        """
         properties: dict[object, object] = {Symbol("com.microsoft:receiver-name"): self.name}
         if self._wanted is None:
             properties[Symbol("com.microsoft:timeout")] = Uint(1000 * server_timeout_s)
-        settled = self._settled = anyio.Event()
         self.sent_at = self.carrier.now()
         try:
             self._link = channel.session.attach_receiver(
@@ -114,30 +145,29 @@ class SessionLink:
         except AmqpProtocolError as error:
             channel.free()
             raise TransientError(f"the session could not be asked for: {error}", kind="network") from error
+        self._settled = settled
         self.carrier.own(self._link, self, channel)
         self.carrier.flush()
-        try:
-            with anyio.move_on_after(timeout_s) as scope:
-                await settled.wait()
-            if scope.cancelled_caught:
-                if self._wanted is not None:
-                    self.carrier.unanswered()
-                raise TransientError("the session was not granted in time", kind="timeout")
-            if self._refusal is not None:
-                raise self._refusal
-            # Whoever has been cancelled while the grant was on its way takes no notice of it.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        except BaseException:
-            self.let_go()
-            raise
-        finally:
-            self._settled = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the broker's answer."""
+        return self._settled is not None
+
+    def give_up(self) -> None:
+        """The broker has had its time to answer: it is not waited for any longer, and the link is given up."""
+        if self._wanted is not None:
+            self.carrier.unanswered()
+        self.refusal = TransientError("the session was not granted in time", kind="timeout")
+        self._settle()
+        self.let_go()
 
     def let_go(self) -> None:
         """Detach, so that the broker frees the session. What is then heard of the link is no loss."""
         if self.stage is Stage.GONE:
             return
         self.stage = Stage.LETTING_GO
+        self._settled = None
         if self._link is not None:
             self._link.detach(closed=True)
             self.carrier.flush()
@@ -190,7 +220,7 @@ class SessionLink:
             if self._link is not None:
                 self._link.forget_terms()
         except RemoteError as error:
-            self._refusal = error
+            self.refusal = error
         self._settle()
 
     def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
@@ -200,15 +230,16 @@ class SessionLink:
             self._gone.set()
         if stage is Stage.ATTACHING and not by_us:
             self.carrier.answered()
-            self._refusal = self.carrier.trouble() or self._refused(error)
+            self.refusal = self.carrier.trouble() or self._refused(error)
             self._settle()
         elif stage is Stage.HELD:
-            self._refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
+            self.refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
             self.carrier.lost(self, error)
 
     def _settle(self) -> None:
-        if self._settled is not None:
-            self._settled.set()
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled()
 
     def _refused(self, error: AmqpError | None) -> RemoteError:
         if self._link is not None and self._link.session.state is SessionState.ENDED:

@@ -11,6 +11,7 @@ from renewer.core.events import LinkLost
 from renewer.core.model import Grant
 from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, RenewerError, TransientError
+from renewer.targets.servicebus.acquisition import SessionAcquisition
 from renewer.targets.servicebus.ceilings import OUR_LIMIT, Ceiling, is_too_many
 from renewer.targets.servicebus.channels import NoRoomError
 from renewer.targets.servicebus.connection import NEXT_SESSION_GRACE_S
@@ -83,10 +84,50 @@ class SessionLocks:
                 return f"the broker allows no more than {self._held_of[entity]} sessions of {entity} now: {ceiling.why}"
         return None
 
-    async def acquire(self, spec: LeaseSpec, epoch: int) -> Grant:
-        """Accept the session, or the next available one. The errors are those of `verdicts.attach_refused`."""
+    async def acquire(self, spec: LeaseSpec, epoch: int, begun: SessionLink | None = None) -> Grant:
+        """Accept the session, or the next available one. The errors are those of `verdicts.attach_refused`.
+
+        With `begun` it was asked for already, and that was refused.
+        """
         await self._drop_leftover(spec.id, epoch)
-        link = await self._accept_somewhere(spec)
+        return self.hold(spec, epoch, await self._accept_somewhere(spec, begun))
+
+    def begin_acquisition(
+        self,
+        spec: LeaseSpec,
+        epoch: int,
+        answered: Callable[[PendingRenewal], None],
+        *,
+        note: Callable[[RemoteError], None],
+    ) -> PendingRenewal | None:
+        """See `BeginsAcquisitions`; `note` is told of errors."""
+        entity = spec.entity.strip("/")
+        if spec.session_id is None or spec.id in self._held or entity in self._ceilings:
+            return None
+        connection = self._pool.reserve_now() if self._attaching.available_tokens else None
+        if connection is None:
+            return None
+        acquisition = SessionAcquisition(self, spec, epoch, answered, note)
+        link = connection.ask_for_session(entity, spec.session_id, acquisition.on_settled)
+        if link is None:
+            self._pool.give_back(connection)
+            return None
+        acquisition.link = link
+        self._attaching.acquire_on_behalf_of_nowait(link)
+        self._asked_of[entity] += 1
+        return acquisition
+
+    def asked(self, link: SessionLink, *, is_used: bool) -> None:
+        """What `begin_acquisition` asked for is answered, or not wanted any longer. Unless it is used it is let go."""
+        self._attaching.release_on_behalf_of(link)
+        self._asked_of[link.entity] -= 1
+        if not is_used:
+            link.let_go()
+            self._end_use(link)
+
+    def hold(self, spec: LeaseSpec, epoch: int, link: SessionLink) -> Grant:
+        """Hold what was accepted, as this epoch of the lease; TransientError if there is a later one by now."""
+        link.carrier.is_proved = True
         rival = self._held.get(spec.id)
         if rival is not None and rival.epoch >= epoch:
             link.let_go()
@@ -223,14 +264,14 @@ class SessionLocks:
         held.link.let_go()
         await held.link.wait_gone(DETACH_TIMEOUT_S)
 
-    async def _accept_somewhere(self, spec: LeaseSpec) -> SessionLink:
+    async def _accept_somewhere(self, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
         entity = spec.entity.strip("/")
         ceiling = self._ceilings.get(entity)
         if ceiling is not None:
             ceiling.check(self._held_of[entity] + self._asked_of[entity], f"sessions of {entity}")
         self._asked_of[entity] += 1
         try:
-            link = await self._accept_where_it_fits(spec)
+            link = await self._accept_where_it_fits(spec, begun)
         except TransientError as error:
             if _is_one_too_many(error):
                 ceiling = self._ceilings.setdefault(entity, Ceiling(self._clock))
@@ -242,12 +283,16 @@ class SessionLocks:
             ceiling.granted(self._held_of[entity] + 1)
         return link
 
-    async def _accept_where_it_fits(self, spec: LeaseSpec) -> SessionLink:
+    async def _accept_where_it_fits(self, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
         full: BrokerConnection | None = None
         while True:
-            connection = await self._pool.reserve()
+            if begun is None:
+                connection = await self._pool.reserve()
+            else:
+                connection = begun.carrier
+                connection.load += 1
             try:
-                return await self._accept(connection, spec)
+                return await self._accept(connection, spec, begun)
             except NoRoomError:
                 # It turned out smaller than it looked, and is passed over from now on.
                 self._pool.give_back(connection)
@@ -264,8 +309,9 @@ class SessionLocks:
             except BaseException:
                 self._pool.give_back(connection)
                 raise
+            begun = None
 
-    async def _accept(self, connection: BrokerConnection, spec: LeaseSpec) -> SessionLink:
+    async def _accept(self, connection: BrokerConnection, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
         entity = spec.entity.strip("/")
         if spec.session_id is None:
             # May wait at the broker for a minute: takes no turn from others.
@@ -275,7 +321,7 @@ class SessionLocks:
             await self._attaching.acquire_on_behalf_of(turn)
             has_turn = True
         try:
-            return await connection.accept_session(entity, spec.session_id, server_timeout_s=0.0)
+            return await connection.accept_session(entity, spec.session_id, server_timeout_s=0.0, begun=begun)
         finally:
             if has_turn:
                 self._attaching.release_on_behalf_of(turn)

@@ -183,6 +183,14 @@ class ServiceBusTarget:
             return None
         return self._sessions.begin_renewal(spec, epoch, answered, note=self._pace.note)
 
+    def begin_acquisition(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """Accept the session without a task that waits. See `BeginsAcquisitions`."""
+        if spec.kind is LeaseKind.MESSAGE or self.options.transport == "rest" or self._pace.is_slowed:
+            return None
+        return self._sessions.begin_acquisition(spec, epoch, answered, note=self._pace.note)
+
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Free the session, or stop renewing the message's lock."""
         await self._locks(spec).release(spec, epoch)
