@@ -267,6 +267,8 @@ def memory_of_workers(gateways: Gateways, upstream: str, quick: bool) -> Figure:
     count = 100 if quick else 1_000
     with contextlib.ExitStack() as workers:
         idle_worker(gateways, workers)
+        # What answers is loaded after the gateways have opened, and belongs to no worker.
+        gateways.api.get("/v1/status").raise_for_status()
         before = rss_mib(gateways.daemon.pid)
         for _ in range(count):
             idle_worker(gateways, workers)

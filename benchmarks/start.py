@@ -1,7 +1,8 @@
 """How long it takes until renewer says something: `--help`, a health check, and `run` with thousands of operations to
-go on with. Beside it, what nobody who is written on the same libraries can go below: importing them.
+go on with; then, until its API has answered a first request, which waits for what is loaded after READY=1. Beside it,
+what whoever is written on the same libraries and loads them all at once cannot go below: importing them.
 
-Everything runs from compiled bytecode, as it does once it is installed.
+Everything runs from compiled bytecode, as it does once it is installed, and is configured by a file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def measure(quick: bool) -> Iterator[Figure]:
     rounds, count = (1, 500) if quick else (9, 10_000)
     with tempfile.TemporaryDirectory(prefix="rn-") as name:
         folder = Path(name)
-        environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        environ = {
+            key: value
+            for key, value in os.environ.items()
+            if key != "PYTHONDONTWRITEBYTECODE" and not key.startswith("RENEWER_")
+        }
         environ |= {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "COLUMNS": "100"}
         yield from _help(environ, rounds)
         yield from _run(environ, folder, rounds, count)
@@ -73,9 +78,10 @@ def _help(environ: Mapping[str, str], rounds: int) -> Iterator[Figure]:
 
 def _run(environ: Mapping[str, str], folder: Path, rounds: int, count: int) -> Iterator[Figure]:
     config = folder / "config.toml"
+    loop = os.environ.get("RENEWER_DAEMON__EVENT_LOOP", "auto")
     config.write_text(
         f"""
-        daemon = {{ state_dir = "{folder}/state", log_level = "warning" }}
+        daemon = {{ state_dir = "{folder}/state", log_level = "warning", event_loop = "{loop}" }}
         api.listen = "unix:{folder}/renewer.sock"
         metrics.listen = "off"
         fabric.main = {{ base_url = "{_SERVICE}", token = "local" }}
@@ -91,18 +97,25 @@ def _run(environ: Mapping[str, str], folder: Path, rounds: int, count: int) -> I
                 if number:
                     runs.cpu_s.append(cpu)
     yield Figure("renewer health", "CPU", "s", checks.cpu_s, "python -c 'import typer'", typer.cpu_s)
+    answered_s: list[float] = []
     for number in range(rounds + 1):
         with _daemon(environ, folder, config) as (pid, wall):
             cpu = cpu_s(pid)
+            ready_at = time.perf_counter()
+            with _api(folder) as api:
+                api.get("/v1/status").raise_for_status()
+            answered = wall + time.perf_counter() - ready_at
         other_wall, other_cpu = _ended(environ, _LIBRARIES)
         if number:
             ready.wall_s.append(wall)
             ready.cpu_s.append(cpu)
+            answered_s.append(answered)
             libraries.wall_s.append(other_wall)
             libraries.cpu_s.append(other_cpu)
     work = f"renewer run, {count:,} operations to go on with"
     yield Figure(work, "until READY=1", "s", ready.wall_s, wanted=Wanted("at most", 1.0))
     yield Figure(work, "CPU until READY=1", "s", ready.cpu_s, "importing its libraries", libraries.cpu_s)
+    yield Figure(work, "until the API answered", "s", answered_s)
 
 
 def _ended(environ: Mapping[str, str], arguments: tuple[str, ...]) -> tuple[float, float]:
@@ -138,8 +151,7 @@ def _daemon(environ: Mapping[str, str], folder: Path, config: Path) -> Iterator[
 
 def _adopt(folder: Path, count: int) -> None:
     """Hand so many operations over that somebody else started."""
-    transport = httpx.HTTPTransport(uds=str(folder / "renewer.sock"), retries=0)
-    with httpx.Client(transport=transport, base_url="http://renewer", timeout=_LIMIT_S) as api:
+    with _api(folder) as api:
 
         def adopt(_number: int) -> None:
             id_ = str(uuid.uuid4())
@@ -153,3 +165,8 @@ def _adopt(folder: Path, count: int) -> None:
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(adopt, range(count)))
+
+
+def _api(folder: Path) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(folder / "renewer.sock"), retries=0)
+    return httpx.Client(transport=transport, base_url="http://renewer", timeout=_LIMIT_S)

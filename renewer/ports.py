@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from renewer.core.states import MessageFate
+from renewer.core.values import value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from renewer.core.model import Grant, LeaseSpec, OperationSpec, PollAnswer, Result
     from renewer.core.quotas import Asking, Quota
     from renewer.messages import InFlight, ReceivedMessage
+
+GATEWAY_ORIGIN: Final = "gateway"
+"""The origin, in a lease's context, of what a gateway's workers hold."""
 
 FollowProtocol = Literal["auto", "operation-location", "azure-async-operation", "location", "body"]
 FinalStateVia = Literal["operation-location", "azure-async-operation", "location", "original-uri"]
@@ -138,7 +142,7 @@ class LeaseTarget(Protocol):
 
 
 class PendingRenewal(Protocol):
-    """A renewal that was asked for with `begin_renewal`."""
+    """A renewal that was asked for with `begin_renewal`, or an acquisition with `begin_acquisition`."""
 
     @property
     def grant(self) -> Grant | None:
@@ -146,7 +150,7 @@ class PendingRenewal(Protocol):
         ...
 
     async def finish(self) -> Grant:
-        """What a renewal comes to that was answered without a grant. Returns and raises as `renew`."""
+        """What one comes to that was answered without a grant. Returns and raises as `renew` or `acquire`."""
         ...
 
     def cancel(self) -> None:
@@ -163,6 +167,20 @@ class BeginsRenewals(Protocol):
         """Renew as `renew` does; `answered` is called once, perhaps at once, and not after `cancel`.
 
         None if nothing was asked: `renew` knows what is to be done, or waited for, before.
+        """
+        ...
+
+
+class BeginsAcquisitions(Protocol):
+    """A lease target that can acquire without a task for each acquisition."""
+
+    def begin_acquisition(
+        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
+    ) -> PendingRenewal | None:
+        """Acquire as `acquire` does; `answered` is called once, not before this returns, and not after `cancel`.
+
+        None if nothing was asked: `acquire` knows what is to be done, or waited for, before. What was begun and is
+        cancelled is undone.
         """
         ...
 
@@ -234,7 +252,7 @@ class EntryKind(StrEnum):
     HORIZON = "horizon"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One thing in a registry. `number` orders those of a kind; `document` is JSON values, and may hold secrets."""
 

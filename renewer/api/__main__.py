@@ -3,6 +3,6 @@
 import json
 import sys
 
-from renewer.api import openapi_document
+from renewer.api.server import openapi_document
 
 sys.stdout.write(json.dumps(openapi_document(), indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from renewer.core.model import NO_OWNER, Owner
 from renewer.core.states import LeaseKind
+from renewer.core.values import value
 from renewer.ports import DEFAULT_TERMS, FollowTerms
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Idempotency:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HoldRequest:
     """Someone asks for a lock to be kept. None means "as configured" or, for the session, "the next available".
 

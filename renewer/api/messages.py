@@ -17,7 +17,8 @@ from renewer.api.jsonpieces import json_response
 from renewer.api.messageviews import InFlightListView, MessagesView, show_in_flight, show_messages
 from renewer.api.models import NewDeadLetter, NewSettlement, Waiting
 from renewer.api.problems import problems, telling_outcome
-from renewer.api.requests import ApiRequest, ApiRoute, Daemon, PathId, while_wanted
+from renewer.api.requests import ApiRequest, ApiRoute, Daemon, PathId
+from renewer.api.wanted import while_wanted
 from renewer.messages import ReceivedMessage
 from renewer.ports import Settlement
 

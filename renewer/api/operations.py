@@ -25,9 +25,9 @@ from renewer.api.requests import (
     PathId,
     idempotency,
     replayed,
-    while_wanted,
 )
 from renewer.api.views import Calendar, OperationPage, OperationView, WaitedView, show_operation
+from renewer.api.wanted import while_wanted
 from renewer.core.model import OperationId
 from renewer.core.operations import Operation
 from renewer.core.states import OperationState, is_over

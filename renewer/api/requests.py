@@ -1,13 +1,12 @@
-"""Requests as the routes read them: bounded bodies, strict JSON, idempotency keys, and whether anybody still waits."""
+"""Requests as the routes read them: bounded bodies, strict JSON and idempotency keys."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import anyio
 from fastapi import Depends, Header, Path
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
@@ -16,11 +15,8 @@ from starlette.responses import Response
 
 from renewer.api.control import Control, Idempotency
 from renewer.api.problems import Problem
-from renewer.asgi import stopping_of
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope
-
     from renewer.core.model import LeaseSpec, OperationSpec
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -114,36 +110,6 @@ def replayed(spec: LeaseSpec | OperationSpec, key: str | None, *, created: bool)
     """A header that tells whoever asks again whether what was found is what the same key made before."""
     made_by = spec.context.get("idempotency", {}).get("key")
     return {"Idempotent-Replayed": "true"} if key is not None and not created and made_by == key else {}
-
-
-async def while_wanted(request: Request, wait: Callable[[], Awaitable[object]]) -> None:
-    """Wait for as long as there is somebody to answer: not when the caller has gone, or the server stops."""
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(cancel_when_unwanted, request.scope, request.receive, tasks.cancel_scope)
-        try:
-            await wait()
-        except Exception as error:
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def cancel_when_unwanted(scope: Scope, receive: Receive, work: anyio.CancelScope) -> None:
-    """Cancel `work` the moment that the caller closes its connection, or the server is told to stop."""
-    stopping = stopping_of(scope)
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        work.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(gone)
-        if stopping is not None:
-            await stopping.wait()
-            work.cancel()
 
 
 def _no_constant(name: str) -> NoReturn:

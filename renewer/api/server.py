@@ -1,16 +1,14 @@
-"""The control API as an application and as a server: for workers, for commands and for people with curl.
+"""The control API as an application: for workers, for commands and for people with curl.
 
 Every error is a problem document; every list is paged; `wait=` holds an answer back until there is something to say.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 from starlette.requests import Request
@@ -22,10 +20,8 @@ from renewer.api.documents import JsonResponse
 from renewer.api.guard import Guard
 from renewer.api.problems import HANDLERS, ProblemDocument
 from renewer.api.views import EventView
-from renewer.asgi import serve
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
     from starlette.types import ASGIApp
 
     from renewer.api.control import Control
@@ -38,21 +34,6 @@ Durations are numbers of seconds, or texts such as "500ms", "30s", "4m", "1h", "
 Every error is a problem document (RFC 9457) whose `detail` says what to do."""
 
 
-async def serve_api(
-    control: Control,
-    listener: socket.socket,
-    *,
-    key: Callable[[], str | None] = lambda: None,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve the API on `listener` until cancelled. `key` tells the bearer key that callers must show now, if any.
-
-    Without one, TCP is for programs of this machine alone.
-    """
-    over_tcp = listener.family != socket.AF_UNIX
-    await serve(build_api(control, key=key, over_tcp=over_tcp), listener, task_status=task_status)
-
-
 def build_api(control: Control, *, key: Callable[[], str | None] = lambda: None, over_tcp: bool) -> ASGIApp:
     """The API as an ASGI application. While `key` tells a key, every request must carry it as a bearer token.
 
@@ -61,7 +42,7 @@ def build_api(control: Control, *, key: Callable[[], str | None] = lambda: None,
     app = _application()
     app.state.control = control
     # To make the document takes longer than the loop that renews may be held.
-    document = resources.files("renewer.api").joinpath("openapi.json").read_bytes()
+    document = Path(__file__).with_name("openapi.json").read_bytes()
 
     async def openapi(_request: Request) -> Response:
         return JsonResponse(document)

@@ -10,7 +10,7 @@ import anyio
 from starlette.responses import Response
 
 from renewer.api.documents import to_json
-from renewer.api.requests import cancel_when_unwanted
+from renewer.api.wanted import cancel_when_unwanted
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

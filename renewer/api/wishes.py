@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 HEARTBEAT_TTL_S = 30.0
 CONNECTION_GRACE_S = 1.0
 
+_DEFAULT_S = {OwnerKind.HEARTBEAT: HEARTBEAT_TTL_S, OwnerKind.CONNECTION: CONNECTION_GRACE_S}
+
 
 def hold_request(body: NewLease, idempotency: Idempotency | None) -> HoldRequest:
     """A lease as it was asked for."""
@@ -53,5 +55,6 @@ def is_settled(lease: Lease) -> bool:
 def _owner(asked: NewOwner | None) -> Owner:
     if asked is None:
         return NO_OWNER
-    default_s = {OwnerKind.HEARTBEAT: HEARTBEAT_TTL_S, OwnerKind.CONNECTION: CONNECTION_GRACE_S}.get(asked.kind, 0.0)
-    return Owner(asked.kind, default_s if asked.ttl is None else asked.ttl, asked.pid)
+    if asked.kind is OwnerKind.NONE:
+        return NO_OWNER
+    return Owner(asked.kind, _DEFAULT_S.get(asked.kind, 0.0) if asked.ttl is None else asked.ttl, asked.pid)

@@ -15,7 +15,8 @@ from renewer.cli.output import note
 from renewer.cli.overrides import parse_overrides
 from renewer.config import UnixListen, load
 from renewer.config.suggest import closest
-from renewer.daemon.build import gateway_keys, namespace_options
+from renewer.daemon.buildgateways import gateway_keys
+from renewer.daemon.buildnamespaces import namespace_options
 from renewer.errors import UsageError
 
 if TYPE_CHECKING:

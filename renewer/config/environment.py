@@ -7,10 +7,7 @@ a variable of an orchestrator.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
+from typing import TYPE_CHECKING, Final
 
 from renewer.config.layers import Layers, Origin, flatten
 from renewer.config.model import Settings
@@ -29,12 +26,6 @@ _DELIMITER: Final = "__"
 _WHERE: Final = "environment"
 
 
-class _Environment(Settings, BaseSettings):
-    """The settings as pydantic-settings wants to see them; never made, only asked for its shape."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
 def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigProblem]:
     """Lay over `layers` what `environ` says, variable by variable; returns the variables that say nothing we know."""
     problems: list[ConfigProblem] = []
@@ -51,8 +42,11 @@ def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
                 remedy = f"no such setting; did you mean {PREFIX}{near.upper()}{_DELIMITER}{rest.upper()}?"
                 problems.append(ConfigProblem(_WHERE, escaped(variable), None, escaped(remedy)))
             continue
+        # Only here: pydantic-settings takes 30 ms to load.
+        from renewer.config.variable import read_variable
+
         try:
-            leaves = flatten(_read(variable, environ[variable]))
+            leaves = flatten(read_variable(variable, environ[variable], prefix=PREFIX, delimiter=_DELIMITER))
         except (ValueError, RecursionError):
             remedy = f"must be JSON; or set single keys, as in {PREFIX}{section.upper()}{_DELIMITER}KEY"
             problems.append(ConfigProblem(_WHERE, escaped(variable), HIDDEN, remedy))
@@ -63,17 +57,6 @@ def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
             if wrong is not None:
                 problems.append(ConfigProblem(_WHERE, escaped(variable), None, escaped(wrong)))
     return problems
-
-
-def _read(variable: str, value: str) -> dict[str, Any]:
-    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter=_DELIMITER)
-    # It begins with the variables of the process; here it is asked about one variable at a time, so that a mistake
-    # in one hides none in another.
-    source.env_vars = {variable.lower(): value}
-    try:
-        return source()
-    except SettingsError as error:
-        raise ValueError from error
 
 
 def _path_of(section: str, rest: str) -> KeyPath:

@@ -22,7 +22,7 @@ import prometheus_client
 import structlog
 
 import renewer
-from renewer.api import serve_api
+from renewer.api import load_api, serve_api
 from renewer.asgi import listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
 from renewer.daemon.admin import build_admin
@@ -102,6 +102,7 @@ class Daemon:
         self._clock = clock
         self._stop = anyio.Event()
         self._knows_the_past = anyio.Event()
+        self._has_api = anyio.Event()
         self._not_ready: str | None = "starting"
         self._log_sink = log_sink
         self._notifier = Notifier(os.environ)
@@ -231,10 +232,7 @@ class Daemon:
                         await self._open(doors, api_listener, admin_listener)
                         self._become_ready()
                         task_status.started()
-                        if self._operation_targets:
-                            # In a thread, because the first request would hold the event loop for that long. Nobody
-                            # else needs it but for callbacks, and it takes 5 MiB.
-                            doors.start_soon(anyio.to_thread.run_sync, load_aiohttp)
+                        doors.start_soon(self._load_the_rest)
                         await self._stop.wait()
                         await self._wind_down()
                         doors.cancel_scope.cancel()
@@ -303,6 +301,17 @@ class Daemon:
         _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, **self._addresses())
         self._notifier.ready(status_line(self.control.status()))
 
+    async def _load_the_rest(self) -> None:
+        """Load what takes longer than all the rest, and what locks and polls need not wait for."""
+        with kept_for_good():
+            if self._operation_targets:
+                # In a thread, because the first request would hold the event loop for that long. Nobody else needs it
+                # but for callbacks, and it takes 5 MiB.
+                await anyio.to_thread.run_sync(load_aiohttp)
+            # Only now: a poll that is due must not wait for both.
+            await load_api()
+        self._has_api.set()
+
     async def _wind_down(self) -> None:
         timeout_s = self._settings.daemon.stop_timeout.total_seconds()
         self._not_ready = "stopping"
@@ -343,7 +352,8 @@ class Daemon:
 
     async def _open(self, doors: TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
         doors.start_soon(self._watchdog().run)
-        await doors.start(partial(serve_api, key=lambda: self._key), self.control, api_listener)
+        api = partial(serve_api, key=lambda: self._key, loaded=self._has_api)
+        await doors.start(api, self.control, api_listener)
         await self._gateways.open(doors)
         if admin_listener is not None:
             admin = build_admin(self.metrics, not_ready=self._why_not_ready, page=self._page())

@@ -9,8 +9,6 @@ import anyio
 
 from renewer.api.control import GatewayReading
 from renewer.core.events import LeaseRegistered
-from renewer.gateway import Doorman, GatewayServer, GatewayTarget
-from renewer.targets.servicebus import CountedTokens, token_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     from renewer.core.events import Event
     from renewer.core.model import LeaseSpec
-    from renewer.gateway import GatewayOptions, GatewayReadings
+    from renewer.gateway import GatewayOptions, GatewayReadings, GatewayTarget
     from renewer.ports import Clock
 
 
@@ -102,6 +100,10 @@ class _Gateway:
         post: Callable[[Event], None],
         draining: Callable[[], bool],
     ) -> None:
+        # Only here: where no gateway is configured none is loaded.
+        from renewer.gateway import Doorman, GatewayServer, GatewayTarget
+        from renewer.targets.servicebus import CountedTokens, token_provider
+
         self.options = options
         # Whether it will end soon is watched by the namespace's own target.
         self.provider = CountedTokens(token_provider(options.namespace, clock, audience=options.namespace.audience))

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from renewer.core.effects import LeaseNews, OperationNews
-from renewer.core.model import NO_OWNER, LeaseId, LeaseSpec, OperationId, OperationSpec
+from renewer.core.model import NO_OWNER, LeaseId, LeaseSpec, OperationId, OperationSpec, Owner
 from renewer.core.states import LeaseKind, OwnerKind
 from renewer.core.timing import PollPolicy, RenewalPolicy
 from renewer.errors import UsageError
-from renewer.targets.servicebus import parse_lock_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,30 +105,23 @@ class Registrar:
             entity=request.entity,
             kind=request.kind,
             session_id=request.session_id,
-            lock_token=None if request.lock_token is None else str(parse_lock_token(request.lock_token)),
+            lock_token=None if request.lock_token is None else _lock_token(request.lock_token),
             sequence_number=request.sequence_number,
             lock_duration_s=request.lock_duration_s,
             labels=dict(request.labels) if request.labels else _NO_LABELS,
+            policy=self._policy(self.namespaces[name].policy, request.kind, request.owner, context),
             owner=request.owner,
             context=context,
         )
         self.namespaces[name].check(spec)
-        return self.with_policy(spec)
+        return spec
 
     def with_policy(self, spec: LeaseSpec) -> LeaseSpec:
         """The lease, kept as the configuration says now and its registrar asked."""
         namespace = self.namespaces.get(spec.target)
         # What a gateway keeps has its own policy from there.
-        policy = spec.policy if namespace is None else namespace.policy
-        if asked := spec.context.get("asked"):
-            policy = replace(policy, **asked)
-        if spec.owner.kind is not OwnerKind.NONE:
-            # Its owner waits for as long as it wants to, and is noticed when it does not any longer.
-            policy = replace(policy, acquire_timeout_s=_PATIENT_S)
-        if spec.kind is LeaseKind.MESSAGE:
-            # Who has a message's token can renew it and no more: lost is lost.
-            policy = replace(policy, reacquire=False)
-        return replace(spec, policy=policy)
+        usual = spec.policy if namespace is None else namespace.policy
+        return replace(spec, policy=self._policy(usual, spec.kind, spec.owner, spec.context))
 
     def operation(self, request: FollowRequest) -> tuple[OperationSpec, PollAnswer | None]:
         """The operation that is asked for, and its first answer where the caller brought it. Raises `UsageError`."""
@@ -194,6 +186,19 @@ class Registrar:
         found = None if idempotency is None else self._by_idempotency.get((OperationSpec, idempotency.key))
         return None if found is None else OperationId(found)
 
+    @staticmethod
+    def _policy(usual: RenewalPolicy, kind: LeaseKind, owner: Owner, context: Mapping[str, Any]) -> RenewalPolicy:
+        policy = usual
+        if asked := context.get("asked"):
+            policy = replace(policy, **asked)
+        if owner.kind is not OwnerKind.NONE:
+            # Its owner waits for as long as it wants to, and is noticed when it does not any longer.
+            policy = replace(policy, acquire_timeout_s=_PATIENT_S)
+        if kind is LeaseKind.MESSAGE:
+            # Who has a message's token can renew it and no more: lost is lost.
+            policy = replace(policy, reacquire=False)
+        return policy
+
     def _add_context(self, context: dict[str, Any], callback: str | None, idempotency: Idempotency | None) -> None:
         if callback is not None:
             if self._check_callback is None:
@@ -239,6 +244,13 @@ def check_same(idempotency: Idempotency | None, spec: LeaseSpec | OperationSpec)
         raise UsageError(
             f"Idempotency-Key: was used for another request before, which made {spec.id}; a new request needs a new key"
         )
+
+
+def _lock_token(text: str) -> str:
+    # What knows Service Bus is loaded where a namespace is configured.
+    from renewer.targets.servicebus import parse_lock_token
+
+    return str(parse_lock_token(text))
 
 
 def _lock_of(spec: LeaseSpec) -> _Lock | None:

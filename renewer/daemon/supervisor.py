@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 import structlog
 
-from renewer.core.effects import CancelAttempt, Effect, TellLease, TellOperation
+from renewer.core.effects import CancelAttempt, Effect, TellLease
 from renewer.core.events import Event, LeaseParkRequested, LeaseUnparkRequested
 from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
@@ -26,8 +26,7 @@ from renewer.daemon.keeping import Deliveries, Keeper, News
 from renewer.daemon.lanes import LaneLimits
 from renewer.daemon.naps import set_within
 from renewer.daemon.records import Timeline, boot_id, lease_entry, operation_entry
-from renewer.gateway.options import ORIGIN
-from renewer.ports import Entry, EntryKind, Registry
+from renewer.ports import GATEWAY_ORIGIN, Entry, EntryKind, Registry
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -87,8 +86,7 @@ class Supervisor:
     def post(self, event: Event) -> None:
         """Take in one event, from any task of this event loop, and do at once what follows from it."""
         self._perform(self.scheduler.handle(event, self._clock.now(), self._draw()))
-        next_due = self.scheduler.next_due()
-        if next_due is not None and next_due < self._sleeps_until:
+        if self.scheduler.is_due_before(self._sleeps_until):
             self._wake.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -113,7 +111,7 @@ class Supervisor:
         """Give every lease back, to be held again by the next start; returns when each is confirmed or given up."""
         for lease in list(self.scheduler.leases()):
             # What a gateway's worker holds is its own: it ends with the worker's links.
-            if not is_over(lease.state) and lease.spec.context.get("origin") != ORIGIN:
+            if not is_over(lease.state) and lease.spec.context.get("origin") != GATEWAY_ORIGIN:
                 self.post(LeaseParkRequested(lease.spec.id))
         await self._runner.all_released()
 
@@ -146,7 +144,7 @@ class Supervisor:
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, TellLease | TellOperation):
+            if isinstance(effect, News):
                 self.keeper.take(effect)
             elif isinstance(effect, CancelAttempt):
                 self._runner.cancel(effect.key, effect.attempt)
@@ -156,15 +154,19 @@ class Supervisor:
         self._runner.fill()
 
     def _tell(self, news: News) -> None:
-        for hook in self._hooks:
-            try:
-                if isinstance(news, TellLease):
+        # Whoever listens must not be able to stop what they listen to.
+        if isinstance(news, TellLease):
+            for hook in self._hooks:
+                try:
                     hook.lease(news)
-                else:
+                except Exception:
+                    _log.exception("hook raised an unexpected error")
+        else:
+            for hook in self._hooks:
+                try:
                     hook.operation(news)
-            except Exception:
-                # Whoever listens must not be able to stop what they listen to.
-                _log.exception("hook raised an unexpected error")
+                except Exception:
+                    _log.exception("hook raised an unexpected error")
 
     def _quota_of(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota | None:
         target = self._operation_targets.get(spec.account)

@@ -22,7 +22,7 @@ from renewer.core.events import (
 from renewer.core.model import Grant, LeaseId, LeaseSpec, Owner
 from renewer.core.states import LeaseKind, LossReason, OwnerKind
 from renewer.errors import LeaseLostError
-from renewer.gateway.options import ORIGIN
+from renewer.ports import GATEWAY_ORIGIN
 from renewer.targets.servicebus.lockclock import LockClock, is_plausible
 from renewer.targets.servicebus.verdicts import copy_of
 
@@ -233,7 +233,7 @@ class LeaseBook:
             asked: dict[str, Any] = {"reacquire": False, "max_duration_s": policy.max_duration_s}
             if kind is LeaseKind.MESSAGE:
                 asked["retention_s"] = min(renewal.retention_s, MESSAGE_RETENTION_S)
-            terms = replace(renewal, **asked), {"origin": ORIGIN, "asked": asked}
+            terms = replace(renewal, **asked), {"origin": GATEWAY_ORIGIN, "asked": asked}
             self._terms[policy, kind] = terms
         return terms
 

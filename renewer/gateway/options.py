@@ -43,9 +43,6 @@ class EntityPolicy:
         return LONGEST_SHOWN_S if self.max_duration_s is None else min(self.max_duration_s, LONGEST_SHOWN_S)
 
 
-ORIGIN: Final = "gateway"
-"""The origin, in a lease's context, of what workers hold."""
-
 PASSED: Final = EntityPolicy(sessions=False, messages=False, show_lock_until="true")
 """Nothing is done with locks."""
 

@@ -18,7 +18,7 @@ from renewer.registry.connections import read_only, read_write
 from renewer.registry.documents import (
     UnreadableError,
     document_text,
-    entries_from,
+    entry_from,
     head_text,
     in_order,
     is_text,
@@ -41,7 +41,6 @@ Synchronous = Literal["full", "normal"]
 
 _CHECKPOINT_PAGES = 1_000
 _MAX_IDLE_WAL_BYTES = 4 * 1024 * 1024
-_READ_AT_ONCE = 500
 _PAGES_GIVEN_BACK_AT_OPEN = 5_000
 
 
@@ -85,9 +84,7 @@ class Database:
                 raise DamagedError("its count of starts is not there")
             try:
                 rows = self._connection.execute("SELECT kind, id, number, document FROM entries NOT INDEXED")
-                entries: list[Entry] = []
-                while some := rows.fetchmany(_READ_AT_ONCE):
-                    entries += entries_from(some)
+                entries = [entry_from(*row) for row in rows]
             except UnreadableError as error:
                 raise DamagedError(str(error)) from error
         return generations[0][0], in_order(entries)

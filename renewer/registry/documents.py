@@ -7,18 +7,22 @@ read is damage, and each registry has its own way to deal with that.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic_core import from_json
 
 from renewer.core.model import Result
 from renewer.errors import UnstorableError
 from renewer.ports import Entry, EntryKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 _KIND_ORDER: dict[str, int] = {kind: place for place, kind in enumerate(EntryKind)}
 _KINDS: dict[str, EntryKind] = {kind.value: kind for kind in EntryKind}
 _MAX_NUMBER = 2**63 - 1
+_DOCUMENT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 class UnreadableError(Exception):
@@ -32,7 +36,7 @@ def document_text(entry: Entry) -> str:
     try:
         if not -_MAX_NUMBER <= entry.number <= _MAX_NUMBER:
             raise ValueError("its number does not fit into 64 bits")
-        return json.dumps(dict(entry.document), separators=(",", ":"), allow_nan=False)
+        return _DOCUMENT.encode(dict(entry.document))
     except (TypeError, ValueError, RecursionError) as error:
         raise UnstorableError(f"{entry.kind} {entry.id} cannot be stored: {error}", key=entry.id) from error
 
@@ -49,18 +53,6 @@ def is_text(id_: str) -> bool:
 def entry_from(kind: object, id_: object, number: object, text: object) -> Entry:
     """The entry that these columns stand for."""
     return Entry(*_key(kind, id_, number), _object(text, f"{kind} {id_}"))
-
-
-def entries_from(rows: Sequence[tuple[object, object, object, object]]) -> list[Entry]:
-    """The entries that these rows of columns stand for.
-
-    Their documents are read as one list, which takes half the time: the names in them are the same in all.
-    """
-    documents = _objects([text for *_, text in rows])
-    if documents is None:
-        # One by one it is seen which is damaged, if any.
-        return [entry_from(*row) for row in rows]
-    return [Entry(*_key(*row[:3]), document) for row, document in zip(rows, documents, strict=True)]
 
 
 def head_text(result: Result) -> str:
@@ -94,28 +86,23 @@ def _key(kind: object, id_: object, number: object) -> tuple[EntryKind, str, int
     return known, id_, number
 
 
-def _objects(texts: Sequence[object]) -> list[dict[str, Any]] | None:
-    """The objects that these texts hold; None where one of them is not as it is written here."""
-    known = [text for text in texts if isinstance(text, str) and text[:1] == "{" and text[-1:] == "}"]
-    joined = ",".join(known)
-    if len(known) != len(texts) or not joined.isascii():
-        return None
-    try:
-        values = json.loads(f"[{joined}]")
-    except (ValueError, RecursionError):
-        return None
-    return values if len(values) == len(texts) else None
-
-
 def _object(text: object, whose: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise UnreadableError(f"the document of {whose} is not text")
     try:
-        if not text.isascii():
-            text.encode()
-        values = json.loads(text)
+        values = _values(text)
     except (ValueError, RecursionError):
         raise UnreadableError(f"the document of {whose} is not JSON") from None
     if not isinstance(values, dict):
         raise UnreadableError(f"the document of {whose} is not a JSON object")
     return values
+
+
+def _values(text: str) -> object:
+    with suppress(ValueError, TypeError):
+        # In half of the time that the standard library takes, and thousands are read at a start.
+        return from_json(text, cache_strings="keys")
+    # It reads no half of a surrogate pair, and nothing that is nested 200 deep; both may have been stored.
+    if not text.isascii():
+        text.encode()
+    return json.loads(text)

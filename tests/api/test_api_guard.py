@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from renewer.api import build_api
+from renewer.api.server import build_api
 from tests.api.scripted_control import ScriptedControl
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ import anyio
 import httpx
 import pytest
 
-from renewer.api import build_api
 from renewer.api.models import MAX_LEASES_AT_ONCE
+from renewer.api.server import build_api
 from renewer.daemon.control import Limits
 from tests.daemon.daemon_rig import Desk, FakeBroker, FakeService
 

@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from renewer.api import build_api
+from renewer.api.server import build_api
 from renewer.core.model import Owner
 from renewer.core.states import LeaseKind, LeaseState, OwnerKind
 from renewer.errors import LeaseLostError, RegistryError, TransientError

@@ -10,8 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from renewer.amqp import AmqpArray, Described, Symbol, Uint, Ulong
-from renewer.api import build_api
 from renewer.api.messageviews import InFlightListView, MessagesView
+from renewer.api.server import build_api
 from renewer.core.states import MessageFate
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, TransientError
 from renewer.messages import DataBody, InFlight, ReceivedMessage, SequenceBody, UnreadableBody, ValueBody

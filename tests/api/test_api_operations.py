@@ -6,7 +6,7 @@ import anyio
 import httpx
 import pytest
 
-from renewer.api import build_api
+from renewer.api.server import build_api
 from renewer.core.model import Result
 from renewer.core.states import OperationState
 from renewer.errors import ConflictError, RegistryError

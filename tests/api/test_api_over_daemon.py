@@ -9,7 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from renewer.api import build_api
+from renewer.api.server import build_api
 from renewer.core.model import Ended, Result, StillRunning, Succeeded
 from renewer.core.states import LossReason
 from renewer.daemon.control import Limits

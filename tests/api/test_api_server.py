@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import stat
+from functools import partial
 
 import anyio
 import httpx
 import pytest
 
 import renewer.asgi
-from renewer.api import openapi_document
+from renewer.api import serve_api
+from renewer.api.server import openapi_document
 from renewer.asgi import listen_unix
 from renewer.core.model import Owner, Result
 from renewer.core.states import LeaseState, OwnerKind
@@ -41,6 +43,24 @@ async def test_the_api_is_served_on_a_socket_with_its_document(control, tmp_path
     async with served_on_unix(control, tmp_path) as path, client_of(path) as client:
         assert (await client.get("/v1/status")).status_code == 200
         assert (await client.get("/v1/openapi.json")).json() == openapi_document()
+
+
+async def test_who_comes_before_the_api_is_loaded_waits_for_it(control, tmp_path):
+    loaded, answers = anyio.Event(), []
+
+    async def ask():
+        async with client_of(str(tmp_path / "api.sock")) as client:
+            answers.append(await client.get("/v1/leases"))
+        tasks.cancel_scope.cancel()
+
+    with listen_unix(tmp_path / "api.sock", mode=0o600) as listener, anyio.fail_after(LIMIT_S):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(partial(serve_api, control, listener, loaded=loaded))
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            assert answers == []
+            loaded.set()
+    assert [answer.status_code for answer in answers] == [200]
 
 
 async def test_over_tcp_without_a_key_the_rules_for_web_pages_hold(control):

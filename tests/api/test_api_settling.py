@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from renewer.amqp import Timestamp, Uint
-from renewer.api import build_api
+from renewer.api.server import build_api
 from renewer.core.states import LeaseKind, MessageFate
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, TransientError
 from renewer.ports import Settlement

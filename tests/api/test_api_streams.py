@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from renewer.api import build_api
+from renewer.api.server import build_api
 from renewer.core.model import Owner
 from renewer.core.states import LeaseState, OwnerKind
 from tests.api.scripted_control import ScriptedControl

@@ -24,14 +24,16 @@ def test_a_command_is_listed_with_the_first_words_of_its_own_help(command: Later
     assert loaded.help.split("\n\n")[0] == command.help
 
 
-def imported_by(*arguments: str) -> set[str]:
-    """The packages that a command line imports."""
-    code = (
-        "import sys, atexit; sys.argv[0] = 'renewer';"
-        "atexit.register(lambda: sys.stderr.write(' '.join({name.partition('.')[0] for name in sys.modules})));"
+def imported_by(*arguments: str, code: int = 0) -> set[str]:
+    """The modules that a command line imports, if it ends with this code."""
+    script = (
+        "import sys, atexit; sys.argv[0] = 'renewer'; atexit.register(lambda: sys.stderr.write(' '.join(sys.modules)));"
         "from renewer.cli import main; main()"
     )
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RENEWER_")}
+    command = [sys.executable, "-c", script, *arguments]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
     return set(ended.stderr.split())
 
 
@@ -44,6 +46,14 @@ def test_a_health_check_asks_with_the_standard_library(daemon: StandIn) -> None:
     loaded = imported_by("health", "--api", f"unix:{daemon.path}")
     assert "typer" in loaded
     assert not {"aiohttp", "anyio", "fastapi", "httpx", "structlog"} & loaded
+
+
+def test_a_daemon_loads_only_what_it_needs_to_become_ready() -> None:
+    # Refused for its configuration, but only when everything is loaded.
+    loaded = imported_by("run", "--set", "daemon.log_level=loud", code=78)
+    assert "renewer.daemon.app" in loaded
+    assert not {"aiohttp", "fastapi", "pydantic_settings", "renewer.api.server", "rich"} & loaded
+    assert not {"renewer.amqp", "renewer.gateway", "renewer.targets.servicebus"} & loaded
 
 
 def test_a_daemon_loads_what_sends_requests_only_when_it_is_ready() -> None:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from renewer.config import IdentitySettings, Settings
 from renewer.config.identity import _TAKEN
-from renewer.daemon.build import identity_of, namespace_options
+from renewer.daemon.build import identity_of
+from renewer.daemon.buildnamespaces import namespace_options
 from renewer.targets.identity import CREDENTIAL_NAMES, Identity
 from renewer.targets.servicebus import ReadySignature, SharedAccessKey
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from renewer.api.control import EventDocument, GatewayReading, PoolReading, StatusReading, TargetReading
 from renewer.core.leases import Lease
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner
-from renewer.core.operations import Operation
+from renewer.core.operations import Operation, Trouble
 from renewer.core.past import Loss
 from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
 
@@ -119,11 +119,13 @@ class Watched:
         known = {
             name: options.pop(name)
             for name in (
-                "status", "polls", "poll_errors", "percent_complete", "error", "last_poll_error", "next_attempt_at",
-                "held_back_by", "ended_at",
+                "status", "polls", "poll_errors", "percent_complete", "error", "next_attempt_at", "held_back_by",
+                "ended_at",
             )
             if name in options
         }  # fmt: skip
+        if "last_poll_error" in options:
+            known["trouble"] = Trouble(options.pop("last_poll_error"))
         spec = OperationSpec(
             OperationId(f"op-{number}"), options.pop("account", "fabric.main"), options.pop("request", {}), **options
         )

@@ -11,9 +11,10 @@ import pytest
 from renewer.core.effects import LeaseNews, OperationNews
 from renewer.core.events import ForgetRequested, LeaseRegistered, LeaseReleaseRequested, LeaseRevised
 from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, Succeeded
+from renewer.core.quotas import Quota
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.daemon import horizon
-from renewer.daemon.keeping import BATCH
+from renewer.daemon.keeping import AT_LEISURE, BATCH
 from renewer.daemon.lanes import LaneLimits
 from renewer.errors import RegistryError
 from renewer.ports import Batch, Entry, EntryKind
@@ -189,6 +190,26 @@ async def test_a_poll_that_tells_something_new_is_stored_at_once(clock):
             document = (await registry.documents())[spec.id]
             seen.append((document["percent_complete"], document["retry_after_s"]))
     assert seen == [(1, 1.0), (1, 1.0), (2, 1.0), (2, 100.0), (2, 100.0)]
+
+
+async def test_nobody_waits_for_polls_to_be_stored_and_many_are_in_small_batches(clock):
+    registry = SlowRegistry()
+    answers = [StillRunning(status, retry_after_s=10.0) for status in ("first", "second") for _ in range(250)]
+    service = FakeService(iter(answers), allows=Quota("fabric.main", at_once=250))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        specs = [rig.follow(str(number)) for number in range(250)]
+        await anyio.sleep(1)
+        registry.takes_s = 0.5
+        registry.batches.clear()
+        # Half a second goes by until the horizon is stored.
+        await anyio.sleep(9.7)
+        assert sum(news.news is OperationNews.POLLED for news in rig.heard.operations) == len(specs)
+        assert not any(entry.kind is EntryKind.OPERATION for batch in registry.batches for entry in batch.puts)
+        await anyio.sleep(5)
+    stored = [[entry.id for entry in batch.puts if entry.kind is EntryKind.OPERATION] for batch in registry.batches]
+    assert max(map(len, stored)) <= AT_LEISURE
+    assert {id_ for batch in stored for id_ in batch} == {spec.id for spec in specs}
 
 
 async def test_polls_go_out_though_the_horizon_cannot_be_stored(clock):

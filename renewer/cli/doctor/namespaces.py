@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from renewer.cli.doctor.credentials import accepted, examine_credential, permit, without_remedy
 from renewer.cli.doctor.findings import CHECK_TIMEOUT_S, Examination, Outcome, fail, ok, warn
 from renewer.core.states import LossReason
-from renewer.daemon.build import namespace_options
+from renewer.daemon.buildnamespaces import namespace_options
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus import probe
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import PlainTextResponse, Response
@@ -107,7 +107,7 @@ def _foreign_refusal(request: Request) -> Response | None:
 
 def _document() -> tuple[bytes, str]:
     """The page with its style and script in it, and the policy that lets nothing else be used (CSP level 3)."""
-    files = resources.files("renewer.daemon.page")
+    files = Path(__file__).parent
     style, script = (files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     html = files.joinpath("page.html").read_text(encoding="utf-8")
     whole = html.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)
