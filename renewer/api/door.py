@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
+from starlette.responses import JSONResponse
 
-from renewer.asgi import serve
+from renewer.asgi import serve, stopping_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -72,10 +73,28 @@ class _Loading:
         await self._app(scope, receive, send)
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._is_there.wait()
-        await self._app(scope, receive, send)
+        stopping = stopping_of(scope)
+        if stopping is None:
+            await self._is_there.wait()
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_when, stopping, tasks.cancel_scope)
+                await self._is_there.wait()
+                tasks.cancel_scope.cancel()
+        if self._is_there.is_set():
+            await self._app(scope, receive, send)
+        else:
+            problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": _STOPPING}
+            answer = JSONResponse(problem, 503, media_type="application/problem+json")
+            await answer(scope, receive, send)
 
 
+async def _cancel_when(stopping: anyio.Event, scope: anyio.CancelScope) -> None:
+    await stopping.wait()
+    scope.cancel()
+
+
+_STOPPING: Final = "the daemon is stopping; ask again when it runs"
 _PIECES: Final = (
     "fastapi",
     "renewer.api.models",

@@ -104,6 +104,7 @@ class Daemon:
         self._knows_the_past = anyio.Event()
         self._has_api = anyio.Event()
         self._not_ready: str | None = "starting"
+        self._broken: Exception | None = None
         self._log_sink = log_sink
         self._notifier = Notifier(os.environ)
         self._registry = SqliteRegistry(
@@ -237,6 +238,8 @@ class Daemon:
                         await self._wind_down()
                         doors.cancel_scope.cancel()
                     parts.cancel_scope.cancel()
+                if self._broken is not None:
+                    raise self._broken
             finally:
                 self._close(api_listener, admin_listener)
         finally:
@@ -303,14 +306,20 @@ class Daemon:
 
     async def _load_the_rest(self) -> None:
         """Load what takes longer than all the rest, and what locks and polls need not wait for."""
-        with kept_for_good():
-            if self._operation_targets:
-                # In a thread, because the first request would hold the event loop for that long. Nobody else needs it
-                # but for callbacks, and it takes 5 MiB.
-                await anyio.to_thread.run_sync(load_aiohttp)
-            # Only now: a poll that is due must not wait for both.
-            await load_api()
-        self._has_api.set()
+        try:
+            with kept_for_good():
+                if self._operation_targets:
+                    # In a thread, because the first request would hold the event loop for that long. Nobody else needs
+                    # it but for callbacks, and it takes 5 MiB.
+                    await anyio.to_thread.run_sync(load_aiohttp)
+                # Only now: a poll that is due must not wait for both.
+                await load_api()
+        except Exception as error:
+            # A broken installation. What is held by now is given back in order, and then this is raised.
+            self._broken = error
+            self.stop()
+        else:
+            self._has_api.set()
 
     async def _wind_down(self) -> None:
         timeout_s = self._settings.daemon.stop_timeout.total_seconds()

@@ -14,7 +14,7 @@ import pytest
 import renewer.asgi
 from renewer.api import serve_api
 from renewer.api.server import openapi_document
-from renewer.asgi import listen_unix
+from renewer.asgi import listen_unix, stopping_of
 from renewer.core.model import Owner, Result
 from renewer.core.states import LeaseState, OwnerKind
 from renewer.errors import UsageError
@@ -43,6 +43,31 @@ async def test_the_api_is_served_on_a_socket_with_its_document(control, tmp_path
     async with served_on_unix(control, tmp_path) as path, client_of(path) as client:
         assert (await client.get("/v1/status")).status_code == 200
         assert (await client.get("/v1/openapi.json")).json() == openapi_document()
+
+
+async def test_who_waits_for_the_api_while_the_daemon_stops_is_told(control, tmp_path, monkeypatch):
+    waits, answers = anyio.Event(), []
+
+    def noticed(scope):
+        waits.set()
+        return stopping_of(scope)
+
+    async def ask():
+        async with client_of(str(path)) as client:
+            answers.append(await client.get("/v1/status"))
+
+    path = tmp_path / "api.sock"
+    monkeypatch.setattr("renewer.api.door.stopping_of", noticed)
+    with anyio.fail_after(LIMIT_S), listen_unix(path, mode=0o600) as listener:
+        async with anyio.create_task_group() as asking, anyio.create_task_group() as tasks:
+            await tasks.start(partial(serve_api, control, listener, loaded=anyio.Event()))
+            asking.start_soon(ask)
+            await waits.wait()
+            tasks.cancel_scope.cancel()
+    (answer,) = answers
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == "the daemon is stopping; ask again when it runs"
 
 
 async def test_who_comes_before_the_api_is_loaded_waits_for_it(control, tmp_path):

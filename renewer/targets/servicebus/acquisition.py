@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Holder(Protocol):
     """Holds what is accepted."""
 
-    def asked(self, link: SessionLink, *, is_used: bool) -> None:
+    def asked(self, acquisition: object, link: SessionLink, *, is_used: bool) -> None:
         """It is answered, or not wanted any longer. Unless it is used it is let go."""
         ...
 
@@ -61,7 +61,7 @@ class SessionAcquisition:
         """The broker has answered, or will not."""
         link = self.link
         assert link is not None  # noqa: S101 - it cannot be settled before it was asked for
-        self._holder.asked(link, is_used=link.refusal is None)
+        self._holder.asked(self, link, is_used=link.refusal is None)
         if link.refusal is None:
             try:
                 self.grant = self._holder.hold(self._spec, self._epoch, link)
@@ -82,4 +82,4 @@ class SessionAcquisition:
     def cancel(self) -> None:
         """See `PendingRenewal`."""
         if self.link is not None and self.link.is_awaited:
-            self._holder.asked(self.link, is_used=False)
+            self._holder.asked(self, self.link, is_used=False)

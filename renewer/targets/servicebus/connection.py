@@ -224,10 +224,12 @@ class BrokerConnection:
         """
         if not self._tokens.has(entity):
             return None
+        self.management(entity).open_soon()
         channel = self.channels.place_now(1, control=False)
         if channel is None:
             return None
         link = SessionLink(self, entity, session_id)
+        # From here on nothing may fail but the asking: an answer would come to somebody who gave up.
         try:
             link.ask(
                 channel,
@@ -239,7 +241,6 @@ class BrokerConnection:
         except TransientError:
             return None
         self.enter(entity)
-        self.management(entity).open_soon()
         self._asked.append(link)
         return link
 

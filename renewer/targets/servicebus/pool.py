@@ -147,6 +147,9 @@ class Pool:
                     self._wanted = anyio.Event()
                     while self._waiters and self._pick() is None and self._is_serving:
                         self._is_opening = True
+                        if self._pick() is not None:
+                            # Who came for a second connection need not wait for it.
+                            self._wake()
                         try:
                             await self._open_one(tasks)
                         finally:

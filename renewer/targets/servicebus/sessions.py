@@ -104,22 +104,31 @@ class SessionLocks:
         entity = spec.entity.strip("/")
         if spec.session_id is None or spec.id in self._held or entity in self._ceilings:
             return None
-        connection = self._pool.reserve_now() if self._attaching.available_tokens else None
-        if connection is None:
-            return None
         acquisition = SessionAcquisition(self, spec, epoch, answered, note)
-        link = connection.ask_for_session(entity, spec.session_id, acquisition.on_settled)
+        # Before anything is asked: that a turn is free does not mean that it is ours.
+        try:
+            self._attaching.acquire_on_behalf_of_nowait(acquisition)
+        except anyio.WouldBlock:
+            return None
+        connection, link = None, None
+        try:
+            connection = self._pool.reserve_now()
+            if connection is not None:
+                link = connection.ask_for_session(entity, spec.session_id, acquisition.on_settled)
+        finally:
+            if link is None:
+                self._attaching.release_on_behalf_of(acquisition)
+                if connection is not None:
+                    self._pool.give_back(connection)
         if link is None:
-            self._pool.give_back(connection)
             return None
         acquisition.link = link
-        self._attaching.acquire_on_behalf_of_nowait(link)
         self._asked_of[entity] += 1
         return acquisition
 
-    def asked(self, link: SessionLink, *, is_used: bool) -> None:
+    def asked(self, acquisition: object, link: SessionLink, *, is_used: bool) -> None:
         """What `begin_acquisition` asked for is answered, or not wanted any longer. Unless it is used it is let go."""
-        self._attaching.release_on_behalf_of(link)
+        self._attaching.release_on_behalf_of(acquisition)
         self._asked_of[link.entity] -= 1
         if not is_used:
             link.let_go()
