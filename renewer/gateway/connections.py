@@ -6,6 +6,7 @@ them ends, so does the other: with a goodbye where there is somebody to say it t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from renewer.amqp import AmqpError, Close, Open, SaslServer, encode_frame, encode_performative
@@ -36,7 +37,7 @@ _MECHANISMS: Final = ("MSSBCBS", "ANONYMOUS", "EXTERNAL")
 """What a namespace offers too, but not PLAIN: a worker is let in by the token that it puts, and that is replaced."""
 
 
-class Connections:
+class Connections(ABC):
     """Both. What is to be written is in `to_worker` and `to_broker`; whoever writes it empties them.
 
     Nothing here raises for what a peer sends.
@@ -172,9 +173,9 @@ class Connections:
 
     # For the parts --------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def pump_worker(self) -> None:
         """Do what can be done with what the worker has sent."""
-        raise NotImplementedError
 
     def send_to_worker(self, frame: bytes) -> None:
         """Queue a frame for the worker."""
