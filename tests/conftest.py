@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A shell starts what runs in its background with these ignored, and children would inherit that; tests send them.
@@ -15,6 +17,16 @@ for number in (signal.SIGINT, signal.SIGQUIT):
 # What daemons run on that are tested as processes, so that nobody's installed packages decide. Set it to uvloop to have
 # them run on that.
 os.environ.setdefault("RENEWER_DAEMON__EVENT_LOOP", "asyncio")
+
+# Jitter is drawn anew in every run of the daemon; in a test it is the same every time, so that what fails, fails again.
+# RENEWER_TEST_SEED=17 is another draw.
+SEED = os.environ.get("RENEWER_TEST_SEED", "0")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(SEED)
+
 
 settings.register_profile("default", max_examples=50, stateful_step_count=40, deadline=None, derandomize=True)
 settings.register_profile(
