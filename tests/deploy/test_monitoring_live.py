@@ -258,14 +258,21 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, daemon: Daemon, webhook
     manager = ["prometheus-alertmanager", "--config.file=alertmanager.yaml", "--storage.path=told"]
     own = ["--web.listen-address=127.0.0.1:0"]
     with process(*manager, *own, "--cluster.listen-address=", cwd=folder) as (_, lines):
-        alertmanager = line_with(lines, r'msg="Listening on" address=(\S+)')[1]
+        alertmanager = address_when_ready(lines)
         scraped = yaml.safe_load((MONITORING / "prometheus.example.yaml").read_text())
         scraped["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         text = yaml.safe_dump(scraped).replace("127.0.0.1:9464", daemon.metrics)
         (folder / "prometheus.yaml").write_text(text.replace("127.0.0.1:9093", alertmanager))
         command = ["prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
         with process(*command, *own, cwd=folder) as (_, lines):
-            yield Prometheus(line_with(lines, r'msg="Listening on" address=(\S+)')[1])
+            yield Prometheus(address_when_ready(lines))
+
+
+def address_when_ready(lines: Queue[str | None]) -> str:
+    """Where Prometheus or Alertmanager listens, once it answers with more than "Service Unavailable"."""
+    address = line_with(lines, r'msg="Listening on" address=(\S+)')[1]
+    wait_for(lambda: httpx.get(f"http://{address}/-/ready").is_success, f"{address} is ready")
+    return address
 
 
 def test_promtool_and_amtool_take_every_file() -> None:
