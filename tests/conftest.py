@@ -9,8 +9,9 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A shell starts what runs in its background with these ignored, and children would inherit that; tests send them.
-for number in (signal.SIGINT, signal.SIGQUIT):
+# A shell starts what runs in its background with these ignored, nohup the last, and children would inherit that; tests
+# send them.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

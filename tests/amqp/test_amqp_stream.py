@@ -329,28 +329,6 @@ async def test_a_silent_peer_is_given_up() -> None:
         assert connection.state is ConnectionState.CLOSED
 
 
-async def test_signs_of_life_keep_an_idle_connection_open() -> None:
-    async with (
-        echo_server(idle_time_out_s=0.2) as server,
-        client_of(server.port, idle_time_out_s=0.2) as (transport, _),
-    ):
-        beats = 0
-        receive = transport.connection.receive
-        enough = anyio.Event()
-
-        def counting(data: bytes, now: float) -> list[Event]:
-            nonlocal beats
-            beats += 1
-            if beats == 5:
-                enough.set()
-            return receive(data, now)
-
-        transport.connection.receive = counting  # type: ignore[method-assign,assignment]
-        with anyio.fail_after(10):
-            await enough.wait()
-        assert transport.connection.state is ConnectionState.OPENED
-
-
 async def test_cancelling_reports_the_end_and_closes_the_stream() -> None:
     async with echo_server() as server:
         stream = await connect("127.0.0.1", server.port)

@@ -42,6 +42,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual.now += span_s
 
 
+def virtual(backend: str) -> tuple[str, dict[str, object]]:
+    """What anyio is to be told to run a test in virtual time, on asyncio or trio."""
+    if backend == "trio":
+        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
 def stall(span_s: float) -> None:
     """Hold up the event loop, whichever it is, for so long."""
     try:

@@ -6,9 +6,16 @@ import pytest
 from renewer.amqp import AmqpError
 from renewer.errors import TransientError
 from renewer.targets.servicebus.ceilings import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ceiling
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig, spec
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
+
 
 TOO_MANY = "amqp:resource-limit-exceeded"
 

@@ -7,9 +7,15 @@ from renewer.amqp import AmqpError
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus import pool as pool_module
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, renewed, rig, spec
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
 
 
 async def acquire_all(r, count, *, epoch=1, entity="orders"):

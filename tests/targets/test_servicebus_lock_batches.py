@@ -10,10 +10,17 @@ import pytest
 from renewer.amqp import AmqpArray, Timestamp
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig
 from tests.targets.test_servicebus_messages import TOKEN, message
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
+
 
 RENEW = "com.microsoft:renew-lock"
 LOST = "com.microsoft:message-lock-lost"

@@ -9,10 +9,17 @@ from renewer.amqp import AmqpArray, Int, Message, Timestamp, Value
 from renewer.core.states import LossReason, MessageFate
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, TransientError
 from renewer.ports import Settlement
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig
 from tests.targets.test_servicebus_messages import TOKEN, message
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
+
 
 LOST = "com.microsoft:message-lock-lost"
 COMPLETE = Settlement("complete")

@@ -10,9 +10,16 @@ from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, TransientError, UsageError
 from renewer.targets.servicebus import heldsession
 from renewer.targets.servicebus.requests import MAX_REPLY_SIZE
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, renewed, rig, spec
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
+
 
 GET, SET = "com.microsoft:get-session-state", "com.microsoft:set-session-state"
 LOST = "com.microsoft:session-lock-lost"

@@ -37,9 +37,16 @@ from renewer.errors import (
 from renewer.messages import DataBody, InFlight, SequenceBody, UnreadableBody, ValueBody
 from renewer.ports import Settlement
 from renewer.targets.servicebus import heldsession, intake, settler
+from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig, spec
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
+
 
 COMPLETE = Settlement("complete")
 UPDATE = "com.microsoft:update-disposition"
