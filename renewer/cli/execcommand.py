@@ -31,7 +31,13 @@ def exec_(
     grace: Annotated[
         str, typer.Option(metavar="DURATION", help="How long CMD has from SIGTERM until SIGKILL.")
     ] = "10s",
-    wait: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for the session.")] = "60s",
+    wait: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="How long to wait for the session. Nobody is queued for a pool whose sessions are all taken.",
+        ),
+    ] = "60s",
 ) -> None:
     """Hold a session while a command runs.
 
@@ -41,9 +47,9 @@ def exec_(
     in its environment. When the lock is in danger or lost, its process group gets SIGTERM, and after --grace SIGKILL.
     Signals are passed on, and the session is given back when CMD has ended.
 
-    The exit code is that of CMD, 128+N if signal N ended it. 75: the session was not to be had in time. 76: CMD was
-    stopped because the lock was in danger or lost. 69: the session can never be had (no such queue, a queue without
-    sessions, no permission). 126: CMD is not executable; 127: it is not there.
+    The exit code is that of CMD, 128+N if signal N ended it. 75: the session was not to be had in time, or all sessions
+    of a pool are taken. 76: CMD was stopped because the lock was in danger or lost. 69: the session can never be had
+    (no such queue, a queue without sessions, no permission). 126: CMD is not executable; 127: it is not there.
     """
     from renewer.cli import words
     from renewer.cli.exec import OnLost, Plan, execute

@@ -176,7 +176,8 @@ def hold(
         typer.Option(
             metavar="DURATION",
             help="How long to wait until it is held, also for a session that somebody else's lease keeps; 0 for not at "
-            "all. Without it 10s, and a session that is kept already is not waited for.",
+            "all. Without it 10s, and a session that is kept already is not waited for. Nobody is queued for a pool "
+            "whose sessions are all taken.",
             show_default=False,
         ),
     ] = None,
@@ -191,8 +192,8 @@ def hold(
 
     Exit code 0 when it is held, also if it was already, and the same was wished for. 69 when it can never be had (no
     such queue, a queue without sessions, no permission): no lease is left behind then. 75 when another lease keeps the
-    session, or when it is not held in time; then the lease stays, and the daemon goes on trying. 1 when it was lost at
-    once.
+    session, when all sessions of a pool are taken, or when it is not held in time; in this last case the lease stays,
+    and the daemon goes on trying. 1 when it was lost at once.
     """
     from renewer.cli import words
     from renewer.cli.hold import hold_lease, hold_while_watched

@@ -90,19 +90,26 @@ def submit(
     from renewer.cli import words
 
     wait_s = words.optional_seconds("--wait", wait) or 0.0
-    terms = follow_options(protocol, final_state_via, poll_query, poll_header, early_probe, deadline)
+    options = follow_options(
+        account=account,
+        label=label,
+        callback=callback,
+        protocol=protocol,
+        final_state_via=final_state_via,
+        poll_query=poll_query,
+        poll_header=poll_header,
+        early_probe=early_probe,
+        deadline=deadline,
+    )
     with call.client() as client:
         operation = client.submit(
             method.upper(),
             url,
             headers=headers("--header", header or []),
             body=_json_body(body) if body is not None else None,
-            account=account,
-            labels=words.labels(label or []),
-            callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
-            **terms,
+            **options,
         )
     _show_begun(call, operation, waited=wait)
 
@@ -147,7 +154,17 @@ def adopt(
     from renewer.cli import words
 
     wait_s = words.optional_seconds("--wait", wait) or 0.0
-    terms = follow_options(protocol, final_state_via, poll_query, poll_header, early_probe, deadline)
+    options = follow_options(
+        account=account,
+        label=label,
+        callback=callback,
+        protocol=protocol,
+        final_state_via=final_state_via,
+        poll_query=poll_query,
+        poll_header=poll_header,
+        early_probe=early_probe,
+        deadline=deadline,
+    )
     answer = _given_answer(file, from_, status, header or [], body)
     with call.client() as client:
         operation = client.adopt(
@@ -156,12 +173,9 @@ def adopt(
             answer.status,
             headers=answer.headers,
             body=answer.body,
-            account=account,
-            labels=words.labels(label or []),
-            callback=callback,
             idempotency_key=idempotency_key,
             wait=wait_s,
-            **terms,
+            **options,
         )
     _show_begun(call, operation, waited=wait)
 

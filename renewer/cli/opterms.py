@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -10,6 +10,9 @@ from renewer.cli import words
 from renewer.cli.exitcodes import CommandError, ExitCode
 from renewer.errors import UsageError
 from renewer.ports import FinalStateVia, FollowProtocol
+
+if TYPE_CHECKING:
+    from renewer.client.options import OperationOptions
 
 _PANEL = "Following"
 _OFF = "off"
@@ -81,29 +84,25 @@ EarlyProbeOption = Annotated[
 ]
 
 
-class FollowOptions(TypedDict):
-    """What `Client.submit` and `Client.adopt` take of it."""
-
-    protocol: FollowProtocol | None
-    final_state_via: FinalStateVia | None
-    poll_query: dict[str, str]
-    poll_headers: dict[str, str]
-    early_probe: float | None
-    deadline: float | None
-
-
 def follow_options(
+    *,
+    account: str | None,
+    label: list[str] | None,
+    callback: str | None,
     protocol: str | None,
     final_state_via: str | None,
     poll_query: list[str] | None,
     poll_header: list[str] | None,
     early_probe: str | None,
     deadline: str | None,
-) -> FollowOptions:
+) -> OperationOptions:
     """Read the options. Raises `UsageError` or `CommandError` that names the one that is wrong."""
     words.check("--protocol", _given(protocol), get_args(FollowProtocol))
     words.check("--final-state-via", _given(final_state_via), get_args(FinalStateVia))
     return {
+        "account": account,
+        "labels": words.labels(label or []),
+        "callback": callback,
         "protocol": cast("FollowProtocol | None", protocol),
         "final_state_via": cast("FinalStateVia | None", final_state_via),
         "poll_query": _pairs(poll_query or []),

@@ -6,13 +6,19 @@ The one whose lock a lease keeps; or, with its handle, one that was received in 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from renewer.cli.call import Call, add_command
 from renewer.cli.lease import LeaseId, lease_app, show
 from renewer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from renewer.client import Lease
+    from renewer.client.messagecalls import Settling
 
 __all__ = ["lease_app"]
 """With the commands of this module."""
@@ -44,11 +50,7 @@ def complete(call: Call, lease_id: LeaseId, handle: HandleArgument = None) -> No
     when there is no such lease or message. 75 when the broker refused it for now, or gave no answer: what is said tells
     whether it may be done. Asking again is safe.
     """
-    with call.client("lease", lease_id) as client:
-        if handle is None:
-            show(call, client.complete(lease_id))
-        else:
-            client.settle(lease_id, handle, "complete")
+    _settle(call, lease_id, handle, "complete")
 
 
 @add_command(lease_app, "abandon")
@@ -57,12 +59,7 @@ def abandon(call: Call, lease_id: LeaseId, handle: HandleArgument = None, proper
 
     Exit codes are those of complete.
     """
-    changes = _properties(properties)
-    with call.client("lease", lease_id) as client:
-        if handle is None:
-            show(call, client.abandon(lease_id, properties=changes))
-        else:
-            client.settle(lease_id, handle, "abandon", properties=changes)
+    _settle(call, lease_id, handle, "abandon", properties=_properties(properties))
 
 
 @add_command(lease_app, "defer")
@@ -71,12 +68,7 @@ def defer(call: Call, lease_id: LeaseId, handle: HandleArgument = None, properti
 
     Exit codes are those of complete.
     """
-    changes = _properties(properties)
-    with call.client("lease", lease_id) as client:
-        if handle is None:
-            show(call, client.defer(lease_id, properties=changes))
-        else:
-            client.settle(lease_id, handle, "defer", properties=changes)
+    _settle(call, lease_id, handle, "defer", properties=_properties(properties))
 
 
 @add_command(lease_app, "dead-letter")
@@ -93,11 +85,21 @@ def dead_letter(
     Exit codes are those of complete.
     """
     changes = _properties(properties)
+    _settle(call, lease_id, handle, "dead-letter", reason=reason, description=description, properties=changes)
+
+
+def _settle(call: Call, lease_id: str, handle: str | None, how: Settling, **options: Any) -> None:
     with call.client("lease", lease_id) as client:
-        if handle is None:
-            show(call, client.dead_letter(lease_id, reason=reason, description=description, properties=changes))
-        else:
-            client.settle(lease_id, handle, "dead-letter", properties=changes, reason=reason, description=description)
+        if handle is not None:
+            client.settle(lease_id, handle, how, **options)
+            return
+        ways: dict[Settling, Callable[..., Lease]] = {
+            "complete": client.complete,
+            "abandon": client.abandon,
+            "defer": client.defer,
+            "dead-letter": client.dead_letter,
+        }
+        show(call, ways[how](lease_id, **options))
 
 
 def _properties(given: list[str] | None) -> dict[str, Any]:

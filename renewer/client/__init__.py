@@ -12,6 +12,7 @@ from renewer.client.async_client import AsyncClient
 from renewer.client.async_events import AsyncEventStream
 from renewer.client.async_messages import AsyncReceivedMessage
 from renewer.client.async_session import AsyncMessageLock, AsyncSession
+from renewer.client.daemonstatus import Gateway, Pool, Status, Target
 from renewer.client.errors import (
     AddressError,
     BadRequest,
@@ -34,18 +35,14 @@ from renewer.client.errors import (
 from renewer.client.messages import InFlight, Message
 from renewer.client.models import (
     Event,
-    Gateway,
     Lease,
     Loss,
     Operation,
     Owner,
     Page,
-    Pool,
     Result,
     ResultInfo,
     SavedResult,
-    Status,
-    Target,
     Waited,
 )
 from renewer.client.quantities import Duration

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from renewer.client import address, calls, plans
-from renewer.client.arguments import kept, limit_s
-from renewer.client.async_driver import AsyncDriver
+from renewer.client import address, daemoncalls, following, plans
+from renewer.client.async_driver import AT_ONCE, AsyncDriver
 from renewer.client.async_events import AsyncEventStream
 from renewer.client.async_leases import AsyncLeaseMethods
 from renewer.client.async_operations import AsyncOperationMethods
 from renewer.client.async_receiving import AsyncMessageMethods
-from renewer.client.calls import Names
-from renewer.client.following import following, is_last, never
-from renewer.client.models import Status
+from renewer.client.daemonstatus import Status
+from renewer.client.options import Names
 from renewer.client.quantities import Duration, seconds
 
 
@@ -40,7 +38,7 @@ class AsyncClient(AsyncLeaseMethods, AsyncMessageMethods, AsyncOperationMethods)
     ) -> None:
         where = address.find(api, key)
         self._driver = AsyncDriver(where, seconds("timeout", timeout))
-        self._terms = plans.Terms(where, seconds("retry_for", retry_for))
+        self._terms = plans.Terms(where, seconds("retry_for", retry_for), at_once=AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.api}>"
@@ -64,15 +62,15 @@ class AsyncClient(AsyncLeaseMethods, AsyncMessageMethods, AsyncOperationMethods)
 
     async def status(self) -> Status:
         """The daemon itself: counts, trouble, limits."""
-        return await self._call(calls.status())
+        return await self._call(daemoncalls.status())
 
     async def drain(self, *, enabled: bool = True, park: bool = False) -> Status:
         """Have the daemon take no new work, or take it again; with `park` it gives every lock back as well."""
-        return await self._call(calls.drain(enabled=enabled, park=park))
+        return await self._call(daemoncalls.drain(enabled=enabled, park=park))
 
     async def forget(self, any_id: str) -> None:
         """Drop a lease, which is released, or an operation, which is no longer followed, by its id."""
-        await self._call(calls.forget(any_id))
+        await self._call(daemoncalls.forget(any_id))
 
     def events(
         self,
@@ -87,27 +85,10 @@ class AsyncClient(AsyncLeaseMethods, AsyncMessageMethods, AsyncOperationMethods)
         `types` such as ``lease.lost`` or ``lease``; `subjects` are ids. A daemon that goes away is waited for,
         `reconnect_for` at most, or for ever. ``stream.gap`` says that some were missed.
         """
-        kinds, ids = kept(types), kept(subjects)
-        return AsyncEventStream(
-            self._driver,
-            following(
-                lambda last: calls.events(kinds, ids, last),
-                self._terms,
-                after=after,
-                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
-                until=never,
-            ),
-        )
+        plan = following.all_events(types, subjects, self._terms, after=after, reconnect_for=reconnect_for)
+        return AsyncEventStream(self._driver, plan)
 
     def watch(self, lease_id: str, *, reconnect_for: Duration | None = None) -> AsyncEventStream:
         """What happens to one lease, renewals included, until it is over. The first event is a ``snapshot``."""
-        return AsyncEventStream(
-            self._driver,
-            following(
-                lambda _last: calls.lease_events(lease_id, owner=False),
-                self._terms,
-                after=None,
-                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
-                until=is_last,
-            ),
-        )
+        plan = following.lease_events(lease_id, self._terms, reconnect_for=reconnect_for)
+        return AsyncEventStream(self._driver, plan)

@@ -4,50 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
-from renewer.client import calls, plans
+from renewer.client import operationcalls, plans
 from renewer.client.adoption import adoption_of
-from renewer.client.arguments import kept, limit_s
 from renewer.client.async_base import AsyncBase
-from renewer.client.calls import FinalStateVia, FollowProtocol, Names, OperationTerms
 from renewer.client.models import Operation, Page, Result, SavedResult, Waited
+from renewer.client.operationcalls import OperationTerms
+from renewer.client.options import OperationFilter, OperationOptions, kept, limit_s
 from renewer.client.quantities import Duration, seconds
 from renewer.client.saving import Saving, Unwritable
 
 
 class AsyncOperationMethods(AsyncBase):
-    """The methods of `AsyncClient` that are about operations."""
+    """The methods of `AsyncClient` that are about operations. `renewer.client.options` says how one can be followed."""
 
     async def operation_page(
-        self,
-        *,
-        state: Names = (),
-        account: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        limit: int | None = None,
-        after: str | None = None,
+        self, *, limit: int | None = None, after: str | None = None, **wanted: Unpack[OperationFilter]
     ) -> Page[Operation]:
         """One page of operations, `limit` (100) at most."""
-        return await self._call(calls.operations(state=state, account=account, labels=labels, limit=limit, after=after))
+        return await self._call(operationcalls.operations(limit=limit, after=after, **wanted))
 
-    async def operations(
-        self,
-        *,
-        state: Names = (),
-        account: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        page_size: int | None = None,
+    def operations(
+        self, *, page_size: int | None = None, **wanted: Unpack[OperationFilter]
     ) -> AsyncIterator[Operation]:
         """All operations, in the order of their registration, page after page."""
-        states = kept(state)
-        after: str | None = None
-        while True:
-            page = await self.operation_page(state=states, account=account, labels=labels, limit=page_size, after=after)
-            for item in page.items:
-                yield item
-            if (after := page.next) is None:
-                return
+        wanted["state"] = kept(wanted.get("state", ()))
+        return self._all(lambda after: operationcalls.operations(limit=page_size, after=after, **wanted))
 
     async def operation(self, operation_id: str, *, wait: Duration = 0.0) -> Operation:
         """One operation; with `wait`, once it has ended or the time is over."""
@@ -60,37 +43,16 @@ class AsyncOperationMethods(AsyncBase):
         *,
         headers: Mapping[str, str] | None = None,
         body: object = None,
-        account: str | None = None,
-        protocol: FollowProtocol | None = None,
-        final_state_via: FinalStateVia | None = None,
-        poll_query: Mapping[str, str] | None = None,
-        poll_headers: Mapping[str, str] | None = None,
-        early_probe: Duration | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
         wait: Duration = 0.0,
         idempotency_key: str | None = None,
+        **options: Unpack[OperationOptions],
     ) -> Operation:
         """Have the daemon send a first request, with its own token, and follow what comes of it. `body` is JSON.
 
-        `protocol` and `final_state_via` say how, and where its result is, for services whose first answer leaves that
-        open; `poll_query` and `poll_headers` are added to each poll. `early_probe` has it asked about once so soon,
-        whatever the service says; 0 never.
+        With `wait`, returns once the operation has ended, or the time is over.
         """
         request = {"method": method, "url": url, "headers": dict(headers) if headers else None, "body": body}
-        terms = OperationTerms(
-            account,
-            protocol,
-            final_state_via,
-            poll_query,
-            poll_headers,
-            early_probe,
-            deadline,
-            labels,
-            callback,
-        )
-        return await self._follow("submit", request, terms, wait, idempotency_key)
+        return await self._follow("submit", request, OperationTerms(**options), wait, idempotency_key)
 
     async def adopt(
         self,
@@ -100,17 +62,9 @@ class AsyncOperationMethods(AsyncBase):
         *,
         headers: Mapping[str, str] | None = None,
         body: object = None,
-        account: str | None = None,
-        protocol: FollowProtocol | None = None,
-        final_state_via: FinalStateVia | None = None,
-        poll_query: Mapping[str, str] | None = None,
-        poll_headers: Mapping[str, str] | None = None,
-        early_probe: Duration | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
         wait: Duration = 0.0,
         idempotency_key: str | None = None,
+        **options: Unpack[OperationOptions],
     ) -> Operation:
         """Hand over a request that was sent and its first answer; `body` is the answer's, text or JSON."""
         request = {
@@ -120,53 +74,16 @@ class AsyncOperationMethods(AsyncBase):
             "headers": dict(headers) if headers else None,
             "body": body,
         }
-        terms = OperationTerms(
-            account,
-            protocol,
-            final_state_via,
-            poll_query,
-            poll_headers,
-            early_probe,
-            deadline,
-            labels,
-            callback,
-        )
-        return await self._follow("adopt", request, terms, wait, idempotency_key)
+        return await self._follow("adopt", request, OperationTerms(**options), wait, idempotency_key)
 
-    async def follow(
-        self,
-        response: object,
-        *,
-        account: str | None = None,
-        protocol: FollowProtocol | None = None,
-        final_state_via: FinalStateVia | None = None,
-        poll_query: Mapping[str, str] | None = None,
-        poll_headers: Mapping[str, str] | None = None,
-        early_probe: Duration | None = None,
-        deadline: Duration | None = None,
-        labels: Mapping[str, str] | None = None,
-        callback: str | None = None,
-        wait: Duration = 0.0,
-    ) -> Operation:
+    async def follow(self, response: object, *, wait: Duration = 0.0, **options: Unpack[OperationOptions]) -> Operation:
         """Hand over the first answer of a long-running operation as httpx, requests or azure-core returned it."""
-        terms = OperationTerms(
-            account,
-            protocol,
-            final_state_via,
-            poll_query,
-            poll_headers,
-            early_probe,
-            deadline,
-            labels,
-            callback,
-        )
-        return await self._follow("adopt", adoption_of(response), terms, wait, None)
+        return await self._follow("adopt", adoption_of(response), OperationTerms(**options), wait, None)
 
     async def wait(self, operation_id: str, *, timeout: Duration | None = None) -> Operation:
         """One operation, once it has ended, well or not. Raises `Timeout`; it is followed on then."""
-        return await self._driver.run(
-            plans.ended_operation(operation_id, self._terms, wait_s=limit_s("timeout", timeout))
-        )
+        wait_s = limit_s("timeout", timeout)
+        return await self._driver.run(plans.ended_operation(operation_id, self._terms, wait_s=wait_s))
 
     async def wait_many(
         self, ids: Sequence[str], *, until: Literal["all", "any"] = "all", timeout: Duration | None = None
@@ -186,7 +103,7 @@ class AsyncOperationMethods(AsyncBase):
 
     async def result(self, operation_id: str) -> Result:
         """What an operation left behind. `Conflict` if it has not ended, or ended without."""
-        return await self._call(calls.result(operation_id))
+        return await self._call(operationcalls.result(operation_id))
 
     async def save_result(self, operation_id: str, path: str | os.PathLike[str]) -> SavedResult:
         """Write what an operation left behind to a file, however large; the file is replaced when all of it is there.
@@ -194,8 +111,9 @@ class AsyncOperationMethods(AsyncBase):
         Raises `OSError` if it cannot be written, else as `result`.
         """
         into = Saving(path)
+        call = operationcalls.save_result(operation_id, into)
         try:
-            return await self._driver.run(plans.exchange(calls.save_result(operation_id, into), self._terms, into=into))
+            return await self._driver.run(plans.exchange(call, self._terms, into=into))
         except Unwritable as failure:
             raise failure.error from None
         finally:
@@ -203,21 +121,16 @@ class AsyncOperationMethods(AsyncBase):
 
     async def cancel(self, operation_id: str) -> Operation:
         """Ask the service to cancel; the operation tells in time what came of it."""
-        return await self._call(calls.cancel(operation_id))
+        return await self._call(operationcalls.cancel(operation_id))
 
     async def _follow(
         self,
         how: Literal["submit", "adopt"],
         request: Mapping[str, object],
-        terms: OperationTerms,
+        operation_terms: OperationTerms,
         wait: Duration,
         idempotency_key: str | None,
     ) -> Operation:
-        key = plans.new_key() if idempotency_key is None else idempotency_key
-        return await self._driver.run(
-            plans.follow(
-                lambda wait_s: calls.register_operation(how, request, terms, wait_s=wait_s, idempotency_key=key),
-                self._terms,
-                wait_s=seconds("wait", wait),
-            )
-        )
+        wait_s = seconds("wait", wait)
+        plan = plans.follow(how, request, operation_terms, self._terms, wait_s=wait_s, idempotency_key=idempotency_key)
+        return await self._driver.run(plan)

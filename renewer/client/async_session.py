@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -12,22 +12,25 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.abc
 
-from renewer.client import calls, holding, plans
+from renewer.client import holding, leasecalls, messagecalls, plans
 from renewer.client.async_driver import AsyncDriver, AsyncWatcher, drive
 from renewer.client.async_messages import AsyncReceivedMessage
-from renewer.client.calls import LeaseWish, Settling
 from renewer.client.errors import Conflict, LockAtRisk, LockLost, NotFound
-from renewer.client.holding import HEAR_S, LISTEN_S, NEWS_S, Attach, AwaitSettled, Detach, Held
+from renewer.client.holding import HEAR_S, NEWS_S, Attach, AwaitSettled, Detach, Held, Keeping, Listening
+from renewer.client.leasecalls import LeaseWish
+from renewer.client.messagecalls import Settlement, Shown
 from renewer.client.messages import InFlight, Message, message_of
+from renewer.client.options import limit_s
 from renewer.client.plans import Plan, Terms, exchange
 from renewer.client.quantities import Duration, seconds
+from renewer.client.settling import Settles
 from renewer.client.watching import AtRisk, Looked, Lost, Notice, Watch
+from renewer.client.wire import Call
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger("renewer.client")
 
-_SOON_S: Final = 0.001
 _RELEASE_S: Final = 30.0
 
 
@@ -44,11 +47,14 @@ class AsyncHeldLock(Held):
     async def renew_lock(self, *, timeout: float | None = None) -> datetime | None:
         """Renew the lock now; returns until when it lasts. The daemon renews it in any case."""
         timeout_s = 10.0 if timeout is None else timeout
-        lease = await self._use(holding.renewing(self, self._terms, timeout_s=timeout_s))
+        lease = await self._ask(leasecalls.renew(self.lease_id, timeout_s=timeout_s))
         if lease.epoch != self.epoch:
             await self._look(lambda: self.is_lost)
             self.check()
         return self._renewed(lease)
+
+    async def _ask(self, call: Call[_T]) -> _T:
+        return await self._use(exchange(call, self._terms))
 
     async def _use(self, plan: Plan[_T]) -> _T:
         doubt = self._doubt()
@@ -88,43 +94,11 @@ class AsyncHeldLock(Held):
         heard.set()
 
 
-class AsyncMessageLock(AsyncHeldLock):
+class AsyncMessageLock(AsyncHeldLock, Settles[Coroutine[Any, Any, None]]):
     """The lock of a message, kept for the length of a block. Once the message is settled nothing is kept any longer."""
 
-    async def complete(self) -> None:
-        """Complete the message. Raises `LockLost`, and `MessageSettled` if it was settled otherwise.
-
-        After `RemoteFailed` or `Timeout` it may be done or not, and asking again is safe.
-        """
-        await self._settle("complete")
-
-    async def abandon(self, *, properties: Mapping[str, object] | None = None) -> None:
-        """Abandon the message, so that it is delivered again; `properties` change its own."""
-        await self._settle("abandon", properties)
-
-    async def defer(self, *, properties: Mapping[str, object] | None = None) -> None:
-        """Defer the message: it is only to be had by its sequence number."""
-        await self._settle("defer", properties)
-
-    async def dead_letter(
-        self,
-        *,
-        reason: str | None = None,
-        description: str | None = None,
-        properties: Mapping[str, object] | None = None,
-    ) -> None:
-        """Move the message to the dead-letter queue."""
-        await self._settle("dead-letter", properties, reason, description)
-
-    async def _settle(
-        self,
-        how: Settling,
-        properties: Mapping[str, object] | None = None,
-        reason: str | None = None,
-        description: str | None = None,
-    ) -> None:
-        call = calls.settle(self.lease_id, how, properties=properties, reason=reason, description=description)
-        self._settled(await self._use(exchange(call, self._terms)))
+    async def _settle(self, settlement: Settlement) -> None:
+        self._settled(await self._ask(messagecalls.settle(self.lease_id, settlement)))
 
 
 class AsyncSession(AsyncHeldLock):
@@ -142,11 +116,11 @@ class AsyncSession(AsyncHeldLock):
 
     async def get_state(self, *, timeout: float | None = None) -> bytes | None:
         """The state that the session carries; None if there is none."""
-        return await self._use(holding.session_state(self, self._terms, timeout_s=timeout))
+        return await self._ask(leasecalls.get_state(self.lease_id, epoch=self.epoch).within(timeout))
 
     async def set_state(self, state: bytes | bytearray | str | None, *, timeout: float | None = None) -> None:
         """Replace the state that the session carries; None clears it."""
-        await self._use(holding.new_session_state(self, state, self._terms, timeout_s=timeout))
+        await self._ask(leasecalls.set_state(self.lease_id, state, epoch=self.epoch).within(timeout))
 
     async def receive(self, max: int = 1, *, wait: Duration = 30.0) -> list[AsyncReceivedMessage]:  # noqa: A002 - the API's word
         """The next messages, `max` (100) at most, the first of which is waited for; none if none came in that time.
@@ -159,43 +133,36 @@ class AsyncSession(AsyncHeldLock):
 
     async def receive_deferred(self, sequence_numbers: Sequence[int]) -> list[AsyncReceivedMessage]:
         """Messages that were deferred: all of these, or none, which is a `Conflict`."""
-        return self._received(
-            await self._use(
-                exchange(calls.receive_deferred(self.lease_id, sequence_numbers, epoch=self.epoch), self._terms)
-            )
-        )
+        call = messagecalls.receive_deferred(self.lease_id, sequence_numbers, epoch=self.epoch)
+        return self._received(await self._ask(call))
 
     async def peek(self, max: int = 1, *, from_sequence_number: int = 0) -> list[Message]:  # noqa: A002 - the API's word
         """Look at messages in any state, from that sequence number on, without receiving them; `max` (100) at most.
 
         Fewer do not mean that there are no more: ask again from the last one's sequence number plus one.
         """
-        call = calls.peek(self.lease_id, count=max, from_sequence_number=from_sequence_number, epoch=self.epoch)
-        return [message_of(shown, Message) for shown in await self._use(exchange(call, self._terms))]
+        call = messagecalls.peek(self.lease_id, count=max, from_sequence_number=from_sequence_number, epoch=self.epoch)
+        return [message_of(shown, Message) for shown in await self._ask(call)]
 
     async def in_flight(self) -> tuple[InFlight, ...]:
         """What was received and is not settled, what was lost included; may be asked when the session is lost, too."""
-        return await self._driver.run(exchange(calls.in_flight(self.lease_id), self._terms))
+        return await self._driver.run(exchange(messagecalls.in_flight(self.lease_id), self._terms))
 
     async def messages(self, *, idle: Duration | None = None) -> AsyncIterator[AsyncReceivedMessage]:
         """One message after the other, until `stop` is called, or none came for as long as `idle` says.
 
         Raises `SessionLost` when the session is; while it is at risk no message is received, and that is waited out.
         """
-        idle_s = None if idle is None else seconds("idle", idle)
-        over_at = None if idle_s is None else self._terms.clock() + idle_s
+        listening = Listening(self._terms, limit_s("idle", idle))
         while not self._is_stopped:
-            left_s = LISTEN_S if over_at is None else max(0.0, over_at - self._terms.clock())
             try:
-                received = await self.receive(wait=min(left_s, LISTEN_S))
+                received = await self.receive(wait=listening.slice_s())
             except LockAtRisk:
                 await self._await_news()
                 continue
             for message in received:
                 yield message
-            if received and idle_s is not None:
-                over_at = self._terms.clock() + idle_s
-            elif over_at is not None and over_at - self._terms.clock() < _SOON_S:
+            if not listening.goes_on(received=bool(received)):
                 return
 
     def __aiter__(self) -> AsyncIterator[AsyncReceivedMessage]:
@@ -206,21 +173,11 @@ class AsyncSession(AsyncHeldLock):
         """End `messages`, from anywhere; it notices within some seconds, and gives what comes until then."""
         self._is_stopped = True
 
-    def _received(self, shown: Sequence[Mapping[str, Any]]) -> list[AsyncReceivedMessage]:
-        return [message_of(document, AsyncReceivedMessage, _settle=self._settle_received) for document in shown]
+    def _received(self, shown: Shown) -> list[AsyncReceivedMessage]:
+        return [message_of(document, AsyncReceivedMessage, _settler=self._settle) for document in shown]
 
-    async def _settle_received(
-        self,
-        handle: str,
-        how: Settling,
-        properties: Mapping[str, object] | None,
-        reason: str | None,
-        description: str | None,
-    ) -> None:
-        call = calls.settle_received(
-            self.lease_id, handle, how, properties=properties, reason=reason, description=description
-        )
-        await self._use(exchange(call, self._terms))
+    async def _settle(self, handle: str, settlement: Settlement) -> None:
+        await self._ask(messagecalls.settle_received(self.lease_id, handle, settlement))
 
 
 _Lock = TypeVar("_Lock", bound=AsyncHeldLock)
@@ -261,7 +218,7 @@ async def block(
             del failure
 
 
-class _Keeper:
+class _Keeper(Keeping):
     """What stands behind a block: the watcher's task, the owner's callbacks, the way out."""
 
     def __init__(
@@ -274,29 +231,14 @@ class _Keeper:
         on_at_risk: Callable[[Any, str], object] | None,
         tasks: anyio.abc.TaskGroup,
     ) -> None:
+        super().__init__(terms, wish, on_lost, on_at_risk)
         self._driver = driver
-        self._terms = terms
-        self._wish = wish
         self._kind = kind
-        self._on_lost = on_lost
-        self._on_at_risk = on_at_risk
         self._tasks = tasks
         self._watcher: AsyncWatcher | None = None
-        self._watch: Watch | None = None
         self._settled = anyio.Event()
         self._told = anyio.Event()
         self.body = anyio.CancelScope()
-        self.lock: Any = None
-        self.left_lost: bool | None = None
-        """Whether the lock was lost when the block was left; what comes after is our own doing."""
-
-    @property
-    def was_held(self) -> bool:
-        return self._watch is not None and self._watch.epoch is not None
-
-    def error(self) -> LockLost:
-        assert self._watch is not None  # noqa: S101
-        return self._watch.error()
 
     async def perform(self, step: object) -> object:
         match step:
@@ -354,7 +296,7 @@ class _Keeper:
     async def _tell(self, notice: Notice) -> None:
         self._settled.set()
         self.lock._note(notice)  # noqa: SLF001
-        if not self.was_held or self.left_lost is False:
+        if not self._is_worth_telling():
             return
         try:
             match notice:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from renewer.client import daemoncalls, leasecalls
 from renewer.client.errors import ProtocolError, RenewerApiError, Unavailable
 from renewer.client.models import Event, event_of
+from renewer.client.options import Names, kept, limit_s
 from renewer.client.plans import Pause, Plan, Terms, backoff_s
+from renewer.client.quantities import Duration
 from renewer.client.sse import EventParser, ServerSent
 from renewer.client.wire import STREAM_TYPE, Answer, Request, Unanswered, error_of
 
@@ -46,6 +49,31 @@ class Emit:
     """Hand this to the reader."""
 
     event: Event
+
+
+def all_events(
+    types: Names, subjects: Names, terms: Terms, *, after: str | None, reconnect_for: Duration | None
+) -> Plan[None]:
+    """Emit what happens, from now on or from after the event with the id `after`; see `following`."""
+    types, subjects = kept(types), kept(subjects)
+    return following(
+        lambda last: daemoncalls.events(types, subjects, last),
+        terms,
+        after=after,
+        reconnect_for_s=limit_s("reconnect_for", reconnect_for),
+        until=_never,
+    )
+
+
+def lease_events(lease_id: str, terms: Terms, *, reconnect_for: Duration | None) -> Plan[None]:
+    """Emit what happens to one lease until it is over; see `following`."""
+    return following(
+        lambda _last: leasecalls.lease_events(lease_id, owner=False),
+        terms,
+        after=None,
+        reconnect_for_s=limit_s("reconnect_for", reconnect_for),
+        until=_is_last,
+    )
 
 
 def following(
@@ -97,8 +125,7 @@ def check_stream(answer: Answer) -> None:
     """Raise what `answer` says if it is no event stream."""
     if answer.status != 200:
         raise error_of(answer)
-    kind = next((value for name, value in answer.headers.items() if name.lower() == "content-type"), "")
-    if not kind.startswith(STREAM_TYPE):
+    if not (answer.header("content-type") or "").startswith(STREAM_TYPE):
         raise ProtocolError("what answered is not a renewer of this version: no event stream", status=answer.status)
 
 
@@ -111,13 +138,12 @@ def read_event(sent: ServerSent) -> Event:
     return event_of(document, type=sent.type, id=sent.id)
 
 
-def is_last(event: Event) -> bool:
+def _is_last(event: Event) -> bool:
     """Whether a lease's own stream ends with this event."""
     if event.type == "snapshot":
         return event.lease.is_over
     return event.type in OVER or (event.type == "lease.lost" and event.data.get("final") is True)
 
 
-def never(_event: Event) -> bool:
-    """For streams that have no end."""
+def _never(_event: Event) -> bool:
     return False

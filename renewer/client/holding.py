@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from renewer.client import calls
-from renewer.client.errors import Conflict, LockError, RenewerApiError, Timeout, Unavailable
+from renewer.client import leasecalls
+from renewer.client.errors import Conflict, LockError, LockLost, RenewerApiError, Timeout, Unavailable
+from renewer.client.leasecalls import LeaseWish
 from renewer.client.plans import Pause, Plan, Terms, backoff_s, exchange, new_key
 from renewer.client.quantities import seconds
 from renewer.client.watching import Watch, watching
-from renewer.client.wire import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from renewer.client.models import Lease
@@ -24,8 +25,8 @@ _SLOWER: Final = 2.0
 HEAR_S: Final = 2.5
 """How long the watcher may take to hear what the daemon has to say of a lock that is in doubt."""
 
-LISTEN_S: Final = 5.0
-"""How long one request waits for the next message of an iteration, which is stopped between two of them."""
+_LISTEN_S: Final = 5.0
+_SOON_S: Final = 0.001
 
 NEWS_S: Final = 0.25
 """How long news of a lock at risk are waited for before it is looked at again."""
@@ -135,7 +136,41 @@ class Held:
         return lease.locked_until_utc
 
 
-def acquire(wish: calls.LeaseWish, terms: Terms, *, wait_s: float | None) -> Plan[Watch]:
+class Keeping:
+    """What stands behind a block: the wish, the watch over its lease, and what the owner wants to be told."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        wish: LeaseWish,
+        on_lost: Callable[[Any, str, str], object] | None,
+        on_at_risk: Callable[[Any, str], object] | None,
+    ) -> None:
+        self._terms = terms
+        self._wish = wish
+        self._on_lost = on_lost
+        self._on_at_risk = on_at_risk
+        self._watch: Watch | None = None
+        self.lock: Any = None
+        self.left_lost: bool | None = None
+        """Whether the lock was lost when the block was left; what comes after is our own doing."""
+
+    @property
+    def was_held(self) -> bool:
+        """Whether the lock was ours at any time."""
+        return self._watch is not None and self._watch.epoch is not None
+
+    def error(self) -> LockLost:
+        """The loss of it."""
+        assert self._watch is not None  # noqa: S101
+        return self._watch.error()
+
+    def _is_worth_telling(self) -> bool:
+        """Whether the owner wants to hear of news: not before the lock was its own, nor of what it did itself."""
+        return self.was_held and self.left_lost is not False
+
+
+def acquire(wish: LeaseWish, terms: Terms, *, wait_s: float | None) -> Plan[Watch]:
     """Register a lease of our own and wait until the lock is ours.
 
     What somebody else has is asked for again until the time is over. Raises `Timeout` (`Conflict` without a `wait_s`),
@@ -175,21 +210,21 @@ def acquire(wish: calls.LeaseWish, terms: Terms, *, wait_s: float | None) -> Pla
         yield Pause(max(0.0, delay_s))
 
 
-def watch_over(watch: Watch, wish: calls.LeaseWish, terms: Terms) -> Plan[None]:
+def watch_over(watch: Watch, wish: LeaseWish, terms: Terms) -> Plan[None]:
     """The plan that watches over what `acquire` attached."""
     ttl_s = _HEARTBEAT_TTL_S if wish.owner_ttl is None else seconds("owner_ttl", wish.owner_ttl)
     beat_every_s = ttl_s / 3 if wish.owner == "heartbeat" else None
     return watching(watch, terms, owner=wish.owner == "connection", beat_every_s=beat_every_s)
 
 
-def give_back(lease_id: str, wish: calls.LeaseWish, terms: Terms) -> Plan[None]:
+def give_back(lease_id: str, wish: LeaseWish, terms: Terms) -> Plan[None]:
     """Release what was held. Raises `NotFound` where it is gone already."""
     if wish.owner != "none":
         terms = replace(terms, retry_for_s=min(terms.retry_for_s, _GIVE_BACK_FOR_S))
-    yield from exchange(calls.release(lease_id), terms)
+    yield from exchange(leasecalls.release(lease_id), terms)
 
 
-def not_given_back(watch: Watch, wish: calls.LeaseWish, terms: Terms, error: Exception) -> str:
+def not_given_back(watch: Watch, wish: LeaseWish, terms: Terms, error: Exception) -> str:
     """What to log when a lock could not be released at the end of its block."""
     ends = _ENDS[wish.owner].format(id=watch.lease.id)
     why = str(error)
@@ -200,44 +235,39 @@ def not_given_back(watch: Watch, wish: calls.LeaseWish, terms: Terms, error: Exc
     return f"{watch.what} ({watch.lease.id}) could not be given back at the end of its block: {why}; {ends}"
 
 
-def renewing(held: Held, terms: Terms, *, timeout_s: float) -> Plan[Lease]:
-    """Renew now. No answer within the time is a `Timeout`, and says nothing about the lock."""
-    call = calls.renew(held.lease.id, timeout_s=timeout_s)
-    lease: Lease = yield from exchange(call, terms)
-    return lease
+class Listening:
+    """How long an iteration over messages goes on: until none came for `idle_s`; None is for ever."""
 
+    def __init__(self, terms: Terms, idle_s: float | None) -> None:
+        self._now = terms.clock
+        self._idle_s = idle_s
+        self._over_at = None if idle_s is None else terms.clock() + idle_s
 
-def session_state(held: Held, terms: Terms, *, timeout_s: float | None) -> Plan[bytes | None]:
-    """The state that the session carries."""
-    call = calls.get_state(held.lease.id, epoch=held.epoch)
-    state: bytes | None = yield from exchange(replace(call, request=_limited(call.request, timeout_s)), terms)
-    return state
+    def slice_s(self) -> float:
+        """How long the next request waits for a message: the iteration is stopped between two of them."""
+        return _LISTEN_S if self._over_at is None else min(_LISTEN_S, max(0.0, self._over_at - self._now()))
 
-
-def new_session_state(
-    held: Held, state: bytes | bytearray | str | None, terms: Terms, *, timeout_s: float | None
-) -> Plan[None]:
-    """Replace or clear the state that the session carries."""
-    call = calls.set_state(held.lease.id, state, epoch=held.epoch)
-    yield from exchange(replace(call, request=_limited(call.request, timeout_s)), terms)
-
-
-def _limited(request: Request, timeout_s: float | None) -> Request:
-    return request if timeout_s is None else replace(request, limit_s=timeout_s)
+    def goes_on(self, *, received: bool) -> bool:
+        """Whether to go on after a request, which `received` messages or did not."""
+        if self._idle_s is None or self._over_at is None:
+            return True
+        if received:
+            self._over_at = self._now() + self._idle_s
+        return received or self._over_at - self._now() >= _SOON_S
 
 
 def _forget(lease_id: str, terms: Terms) -> Plan[None]:
     try:
-        yield from exchange(calls.release(lease_id, forget=True), terms)
+        yield from exchange(leasecalls.release(lease_id, forget=True), terms)
     except RenewerApiError:
         return  # with its owner gone it goes by itself
 
 
-def _register(wish: calls.LeaseWish, terms: Terms) -> Plan[Lease | Conflict]:
+def _register(wish: LeaseWish, terms: Terms) -> Plan[Lease | Conflict]:
     """A lease of our own, or that somebody else's is in the way."""
     try:
-        registered: calls.Registered = yield from exchange(
-            calls.register_lease(wish, wait_s=0.0, idempotency_key=new_key()), terms
+        registered: leasecalls.Registered = yield from exchange(
+            leasecalls.register_lease(wish, wait_s=0.0, idempotency_key=new_key()), terms
         )
     except Conflict as error:
         if error.lease_id is None:
@@ -253,6 +283,6 @@ def _taken(lease: Lease) -> Conflict:
     return Conflict(message, problem={"lease": lease.id})
 
 
-def _too_late(wish: calls.LeaseWish, wait_s: float | None, why: object) -> str:
+def _too_late(wish: LeaseWish, wait_s: float | None, why: object) -> str:
     what = f"session {wish.session_id!r}" if wish.session_id is not None else f"a {wish.kind}"
     return f"{what} of {wish.entity} could not be had in {wait_s or 0.0:g} s" + (f": {why}" if why else "")

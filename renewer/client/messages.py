@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
+from renewer.client.documents import Reader
 from renewer.client.errors import ProtocolError
-from renewer.client.models import _Reader
 
 BodyKind = Literal["data", "sequence", "value", "unreadable"]
 
@@ -92,7 +92,7 @@ _Message = TypeVar("_Message", bound=Message)
 
 def message_of(document: Mapping[str, Any], kind: type[_Message], **more: Any) -> _Message:
     """Read a message as this kind of one, which takes `more`. Raises `ProtocolError`."""
-    read = _Reader(document, "a message")
+    read = Reader(document, "a message")
     try:
         return kind(
             handle=read.text("handle"),
@@ -127,14 +127,14 @@ def message_of(document: Mapping[str, Any], kind: type[_Message], **more: Any) -
 
 def messages_of(document: object) -> Sequence[Mapping[str, Any]]:
     """The messages in an answer, as they came. Raises `ProtocolError`."""
-    return [part.document for part in _Reader(document, "messages").parts("messages")]
+    return [part.document for part in Reader(document, "messages").parts("messages")]
 
 
 def in_flight_of(document: object) -> tuple[InFlight, ...]:
     """Read what is in flight. Raises `ProtocolError`."""
     return tuple(
         InFlight(part.required("handle"), part.count("sequence_number"), part.document.get("is_lost") is True)
-        for part in _Reader(document, "messages").parts("messages")
+        for part in Reader(document, "messages").parts("messages")
     )
 
 
@@ -178,7 +178,7 @@ def _key(shown: object) -> Any:
     return key["value"] if isinstance(key, Mapping) else key
 
 
-def _body(shown: _Reader | None) -> dict[str, Any]:
+def _body(shown: Reader | None) -> dict[str, Any]:
     if shown is None:
         return {}
     document, kind = shown.document, shown.text("kind")

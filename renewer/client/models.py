@@ -1,14 +1,17 @@
-"""What the daemon tells, as frozen values. Unknown fields are kept in `document` alone; missing ones have defaults."""
+"""Leases, operations and events as the daemon tells of them: frozen values.
+
+Unknown fields are kept in `document` alone; missing ones have defaults.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from renewer.client.errors import ProtocolError
+from renewer.client.documents import Reader
 
 _Item = TypeVar("_Item")
 
@@ -100,9 +103,9 @@ class Operation:
     """A long-running operation that the daemon follows. `status` is the service's word, `state` the daemon's.
 
     `state` is one of accepted, running, fetching, succeeded, failed, canceled, expired, timed_out, unpollable,
-    rejected; `error` the service's error document, `advice` what to do about it. `limited_by` names the quota that its
-    next request waits for, past `next_poll_at`; `service_started_at` and `service_updated_at` are the service's own
-    account.
+    rejected; `error` the service's error document, `advice` what to do about it. `next_poll_at` is None
+    while a request is on its way, and once the next one waits for the quota that `limited_by` names;
+    `service_started_at` and `service_updated_at` are the service's own account.
     """
 
     id: str
@@ -188,66 +191,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One namespace or account behind the daemon."""
-
-    name: str
-    connections: int | None = None
-    links: int | None = None
-    clock_skew_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A pool of `sessions` next available sessions: `held` and `acquiring` are free, `taken` are with workers."""
-
-    name: str
-    servicebus: str = ""
-    sessions: int = 0
-    held: int = 0
-    acquiring: int = 0
-    taken: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """Where workers with an SDK of their own come in. `connections` have proved a key, `logging_in` not yet."""
-
-    name: str
-    servicebus: str = ""
-    listen: str = ""
-    connections: int = 0
-    logging_in: int = 0
-    keys: Mapping[str, int] = field(default_factory=dict)
-    refusals: Mapping[str, int] = field(default_factory=dict)
-    upstream_failures: int = 0
-    messages: int = 0
-    buffered_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The daemon as it is now: `state` is ready, draining or stopping; `trouble` says what is wrong, for people."""
-
-    state: str
-    version: str = ""
-    started_at: datetime | None = None
-    uptime_s: float | None = None
-    leases: Mapping[str, int] = field(default_factory=dict)
-    operations: Mapping[str, int] = field(default_factory=dict)
-    losses: int = 0
-    min_margin_s: float | None = None
-    loop_lag_s: float | None = None
-    registry: str = ""
-    limits: Mapping[str, int] = field(default_factory=dict)
-    targets: Sequence[Target] = ()
-    pools: Sequence[Pool] = ()
-    gateways: Sequence[Gateway] = ()
-    trouble: Sequence[str] = ()
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[_Item]):
     """Part of a list. `next` is what to give as `after` for the next part; None at the end."""
 
@@ -269,7 +212,7 @@ class Waited:
 
 def lease_of(document: object) -> Lease:
     """Read a lease. Raises `ProtocolError`."""
-    read = _Reader(document, "a lease")
+    read = Reader(document, "a lease")
     loss, owner = read.part("last_loss"), read.part("owner")
     return Lease(
         id=read.required("id"),
@@ -314,7 +257,7 @@ def lease_of(document: object) -> Lease:
 
 def operation_of(document: object) -> Operation:
     """Read an operation. Raises `ProtocolError`."""
-    read = _Reader(document, "an operation")
+    read = Reader(document, "an operation")
     result, error = read.part("result"), read.part("error")
     return Operation(
         id=read.required("id"),
@@ -347,7 +290,7 @@ def operation_of(document: object) -> Operation:
 
 def event_of(document: object, *, type: str = "", id: str = "") -> Event:  # noqa: A002 - the wire's own words
     """Read the data of one event; `type` and `id` are what its stream said. Raises `ProtocolError`."""
-    read = _Reader(document, "an event")
+    read = Reader(document, "an event")
     data = read.part("data")
     if data is None:
         # A snapshot is the thing itself, without an envelope.
@@ -362,130 +305,14 @@ def event_of(document: object, *, type: str = "", id: str = "") -> Event:  # noq
     )
 
 
-def status_of(document: object) -> Status:
-    """Read the daemon's status. Raises `ProtocolError`."""
-    read = _Reader(document, "a status")
-    return Status(
-        state=read.required("state"),
-        version=read.text("version") or "",
-        started_at=read.moment("started_at"),
-        uptime_s=read.number("uptime_s"),
-        leases=read.counts("leases"),
-        operations=read.counts("operations"),
-        losses=read.whole("losses"),
-        min_margin_s=read.number("min_margin_s"),
-        loop_lag_s=read.number("loop_lag_s"),
-        registry=read.text("registry") or "",
-        limits=read.counts("limits"),
-        targets=tuple(
-            Target(
-                target.text("name") or "",
-                target.count("connections"),
-                target.count("links"),
-                target.number("clock_skew_s"),
-            )
-            for target in read.parts("targets")
-        ),
-        pools=tuple(
-            Pool(
-                pool.text("name") or "",
-                pool.text("servicebus") or "",
-                pool.whole("sessions"),
-                pool.whole("held"),
-                pool.whole("acquiring"),
-                pool.whole("taken"),
-            )
-            for pool in read.parts("pools")
-        ),
-        gateways=tuple(
-            Gateway(
-                gateway.text("name") or "",
-                gateway.text("servicebus") or "",
-                gateway.text("listen") or "",
-                gateway.whole("connections"),
-                gateway.whole("logging_in"),
-                gateway.counts("keys"),
-                gateway.counts("refusals"),
-                gateway.whole("upstream_failures"),
-                gateway.whole("messages"),
-                gateway.whole("buffered_bytes"),
-            )
-            for gateway in read.parts("gateways")
-        ),
-        trouble=read.list_of_texts("trouble"),
-        document=read.document,
-    )
-
-
 def waited_of(document: object) -> Waited:
     """Read the answer to a wait for operations. Raises `ProtocolError`."""
-    read = _Reader(document, "an answer to a wait")
+    read = Reader(document, "an answer to a wait")
     items = tuple(operation_of(part.document) for part in read.parts("items"))
     return Waited(read.document.get("done") is True, items, read.list_of_texts("missing"))
 
 
-def page_of(document: object) -> tuple[Sequence[Mapping[str, Any]], str | None]:
-    """Read a page: its items as they came, and where the next one begins. Raises `ProtocolError`."""
-    read = _Reader(document, "a page of a list")
-    return tuple(part.document for part in read.parts("items")), read.text("next")
-
-
-class _Reader:
-    """Takes fields of the right type out of a document; what is missing or of another type counts as absent."""
-
-    def __init__(self, document: object, what: str) -> None:
-        if not isinstance(document, Mapping):
-            raise ProtocolError(f"what answered is not a renewer of this version: {what} was expected")
-        self.document: Mapping[str, Any] = document
-        self._what = what
-
-    def required(self, name: str) -> str:
-        text = self.text(name)
-        if text is None:
-            raise ProtocolError(f"what answered is not a renewer of this version: {self._what} has no {name}")
-        return text
-
-    def text(self, name: str) -> str | None:
-        value = self.document.get(name)
-        return value if isinstance(value, str) else None
-
-    def number(self, name: str) -> float | None:
-        value = self.document.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-    def count(self, name: str) -> int | None:
-        value = self.document.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def whole(self, name: str) -> int:
-        return self.count(name) or 0
-
-    def moment(self, name: str) -> datetime | None:
-        text = self.text(name)
-        if text is None:
-            return None
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-
-    def part(self, name: str) -> _Reader | None:
-        value = self.document.get(name)
-        return _Reader(value, self._what) if isinstance(value, Mapping) else None
-
-    def parts(self, name: str) -> list[_Reader]:
-        value = self.document.get(name)
-        return [_Reader(part, self._what) for part in value] if isinstance(value, list) else []
-
-    def texts(self, name: str) -> dict[str, str]:
-        value = self.document.get(name)
-        return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, Mapping) else {}
-
-    def counts(self, name: str) -> dict[str, int]:
-        value = self.document.get(name)
-        return {k: v for k, v in value.items() if isinstance(v, int)} if isinstance(value, Mapping) else {}
-
-    def list_of_texts(self, name: str) -> tuple[str, ...]:
-        value = self.document.get(name)
-        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+def page_of(document: object, read_item: Callable[[Mapping[str, Any]], _Item]) -> Page[_Item]:
+    """Read a page of things that `read_item` reads. Raises `ProtocolError`."""
+    read = Reader(document, "a page of a list")
+    return Page(tuple(read_item(part.document) for part in read.parts("items")), read.text("next"))

@@ -13,10 +13,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from renewer.client import calls
+from renewer.client import leasecalls, messagecalls, operationcalls
 from renewer.client.address import Address
 from renewer.client.errors import NotFound, RenewerApiError, Timeout
+from renewer.client.leasecalls import LeaseWish
+from renewer.client.messagecalls import Shown
 from renewer.client.models import Lease, Operation, Waited
+from renewer.client.operationcalls import OperationTerms
 from renewer.client.saving import Saving
 from renewer.client.wire import Answer, Call, Request, Unanswered
 
@@ -26,11 +29,15 @@ WAIT_SLICE_S: Final = 60.0
 """How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
 
 _MANY: Final = 250
-"""How many leases one request asks for: enough to make it cheap, and few enough for all to get their turn."""
+"""How many leases are asked for at once, by one request or by several beside each other: enough to make it cheap, and
+few enough for all to get their turn."""
 
-_MOMENT_S: Final = 0.1
+_MOMENT_S: Final = 0.2
 """How long some of many leases are waited for before the next are asked for: most often that is all it takes, and they
 need not be asked for again."""
+
+_SOON_S: Final = 0.001
+"""With less than this left a wait is over: it is the least that a request can be told to wait."""
 
 _FEW: Final = 5
 _FIRST_DELAY_S: Final = 0.05
@@ -62,17 +69,28 @@ class Pause:
     delay_s: float
 
 
-Step = Send | Save | Pause
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Run these plans beside each other, to the end of each; then the first of their errors is thrown into the plan."""
+
+    plans: Sequence[Plan[None]]
+
+
+Step = Send | Save | Pause | Together
 Plan = Generator[Any, Any, _T]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How patient one client is: for how long a daemon that cannot be reached is tried again."""
+    """How patient one client is: for how long a daemon that cannot be reached is tried again.
+
+    `at_once` is how many requests it can make beside each other.
+    """
 
     address: Address
     retry_for_s: float
     clock: Callable[[], float] = time.monotonic
+    at_once: int = 1
 
 
 def exchange(call: Call[_T], terms: Terms, *, into: Saving | None = None) -> Plan[_T]:
@@ -97,37 +115,42 @@ def exchange(call: Call[_T], terms: Terms, *, into: Saving | None = None) -> Pla
             return call.read(answer)
 
 
-def hold(wish: calls.LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str | None) -> Plan[Lease]:
+def hold(wish: LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str | None) -> Plan[Lease]:
     """Register a lease and wait until it is settled, or the time is over."""
-    over_at = terms.clock() + wait_s
+    wait = _Wait(terms, wait_s)
     key = new_key() if idempotency_key is None else idempotency_key
-    registered = yield from exchange(
-        calls.register_lease(wish, wait_s=min(wait_s, WAIT_SLICE_S), idempotency_key=key), terms
-    )
+    call = leasecalls.register_lease(wish, wait_s=wait.slice_s, idempotency_key=key)
+    registered = yield from exchange(call, terms)
     lease: Lease = registered.lease
-    while lease.state == "acquiring" and (rest_s := over_at - terms.clock()) > 0.001:
-        lease = yield from exchange(calls.lease(lease.id, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
+    while lease.state == "acquiring" and not wait.is_over:
+        lease = yield from exchange(leasecalls.lease(lease.id, wait_s=wait.slice_s), terms)
     return lease
 
 
-def hold_all(wishes: Sequence[calls.LeaseWish], terms: Terms, *, wait_s: float) -> Plan[list[Lease | RenewerApiError]]:
+def hold_all(wishes: Sequence[LeaseWish], terms: Terms, *, wait_s: float) -> Plan[list[Lease | RenewerApiError]]:
     """Register many leases and wait until they are settled, or the time is over."""
-    over_at = terms.clock() + wait_s
-    groups = [_Group(wishes[first : first + _MANY]) for first in range(0, len(wishes), _MANY)]
-    for group in groups:
+    wait = _Wait(terms, wait_s)
+    size = _MANY // terms.at_once
+    groups = [_Group(wishes[first : first + size]) for first in range(0, len(wishes), size)]
+
+    def ask(group: _Group) -> Plan[None]:
         # All are asked for before any is waited for in earnest, unless there are no others.
-        yield from group.ask(terms, wait_s if len(groups) == 1 else min(wait_s, _MOMENT_S))
+        return group.ask(terms, wait.slice_s if len(groups) <= terms.at_once else min(wait_s, _MOMENT_S))
+
+    def ask_again(group: _Group) -> Plan[None]:
+        while group.is_acquiring and not wait.is_over:
+            yield from group.ask(terms, wait.slice_s)
+
+    yield from _each(groups, ask, terms.at_once)
     # In the same order: the first are read while the last are still being acquired.
-    for group in groups:
-        while group.is_acquiring and (rest_s := over_at - terms.clock()) > 0.001:
-            yield from group.ask(terms, rest_s)
+    yield from _each(groups, ask_again, terms.at_once)
     return [answer for group in groups for answer in group.answers]
 
 
 class _Group:
     """Leases that one request asks for, and what was answered last. To ask again finds the same leases."""
 
-    def __init__(self, wishes: Sequence[calls.LeaseWish]) -> None:
+    def __init__(self, wishes: Sequence[LeaseWish]) -> None:
         self.answers: list[Lease | RenewerApiError] = []
         self._wishes = wishes
         # Whoever names no owner is given the lease that lives on the session; others need a key to find their own.
@@ -138,53 +161,68 @@ class _Group:
         return any(isinstance(answer, Lease) and answer.state == "acquiring" for answer in self.answers)
 
     def ask(self, terms: Terms, wait_s: float) -> Plan[None]:
-        call = calls.register_leases(self._wishes, wait_s=min(wait_s, WAIT_SLICE_S), idempotency_key=self._key)
+        call = leasecalls.register_leases(self._wishes, wait_s=wait_s, idempotency_key=self._key)
         self.answers = yield from exchange(call, terms)
+
+
+def _each(groups: Sequence[_Group], ask: Callable[[_Group], Plan[None]], at_once: int) -> Plan[None]:
+    """Ask for each, the next one as soon as less than `at_once` are under way.
+
+    While the daemon waits for the broker it then reads the next request, and we the answer before.
+    """
+    left = iter(groups)
+
+    def some() -> Plan[None]:
+        for group in left:
+            yield from ask(group)
+
+    if at_once == 1:
+        yield from some()
+    else:
+        yield Together([some() for _ in range(min(at_once, len(groups)))])
 
 
 def wait_lease(lease_id: str, until: Literal["settled", "over"], terms: Terms, *, wait_s: float) -> Plan[Lease]:
     """One lease, once it is as wanted, or the time is over."""
-    over_at = terms.clock() + wait_s
+    wait = _Wait(terms, wait_s)
     while True:
-        rest_s = max(0.0, over_at - terms.clock())
-        lease: Lease = yield from exchange(calls.lease(lease_id, wait_s=min(rest_s, WAIT_SLICE_S), until=until), terms)
-        settled = lease.is_over or (until == "settled" and lease.state != "acquiring")
-        if settled or over_at - terms.clock() < 0.001:
+        lease: Lease = yield from exchange(leasecalls.lease(lease_id, wait_s=wait.slice_s, until=until), terms)
+        if lease.is_over or (until == "settled" and lease.state != "acquiring") or wait.is_over:
             return lease
 
 
-def receive(
-    lease_id: str, terms: Terms, *, count: int, wait_s: float, epoch: int | None = None
-) -> Plan[Sequence[Mapping[str, Any]]]:
-    """The next messages of a held session, as they came; none if none came in that time."""
-    over_at = terms.clock() + wait_s
+def receive(lease_id: str, terms: Terms, *, count: int, wait_s: float, epoch: int | None = None) -> Plan[Shown]:
+    """The next messages of a held session; none if none came in that time."""
+    wait = _Wait(terms, wait_s)
     while True:
-        rest_s = max(0.0, over_at - terms.clock())
-        call = calls.receive(lease_id, count=count, wait_s=min(rest_s, WAIT_SLICE_S), epoch=epoch)
-        messages: Sequence[Mapping[str, Any]] = yield from exchange(call, terms)
-        if messages or over_at - terms.clock() < 0.001:
+        call = messagecalls.receive(lease_id, count=count, wait_s=wait.slice_s, epoch=epoch)
+        messages: Shown = yield from exchange(call, terms)
+        if messages or wait.is_over:
             return messages
 
 
-def follow(call: Callable[[float], Call[Operation]], terms: Terms, *, wait_s: float) -> Plan[Operation]:
+def follow(
+    how: Literal["submit", "adopt"],
+    request: Mapping[str, object],
+    operation_terms: OperationTerms,
+    terms: Terms,
+    *,
+    wait_s: float,
+    idempotency_key: str | None = None,
+) -> Plan[Operation]:
     """Register an operation and wait until it has ended, or the time is over."""
-    over_at = terms.clock() + wait_s
-    operation: Operation = yield from exchange(call(min(wait_s, WAIT_SLICE_S)), terms)
+    wait = _Wait(terms, wait_s)
+    key = new_key() if idempotency_key is None else idempotency_key
+    call = operationcalls.register_operation(how, request, operation_terms, wait_s=wait.slice_s, idempotency_key=key)
+    operation: Operation = yield from exchange(call, terms)
     if operation.is_over or not wait_s:
         return operation
-    return (yield from wait_operation(operation.id, terms, wait_s=over_at - terms.clock()))
+    return (yield from _wait_operation(operation.id, terms, wait))
 
 
 def wait_operation(operation_id: str, terms: Terms, *, wait_s: float | None) -> Plan[Operation]:
     """One operation, once it has ended, or the time is over."""
-    over_at = None if wait_s is None else terms.clock() + wait_s
-    while True:
-        rest_s = WAIT_SLICE_S if over_at is None else max(0.0, over_at - terms.clock())
-        operation: Operation = yield from exchange(
-            calls.operation(operation_id, wait_s=min(rest_s, WAIT_SLICE_S)), terms
-        )
-        if operation.is_over or (over_at is not None and over_at - terms.clock() < 0.001):
-            return operation
+    return (yield from _wait_operation(operation_id, terms, _Wait(terms, wait_s)))
 
 
 def ended_operation(operation_id: str, terms: Terms, *, wait_s: float | None) -> Plan[Operation]:
@@ -198,11 +236,10 @@ def ended_operation(operation_id: str, terms: Terms, *, wait_s: float | None) ->
 def wait_many(ids: Sequence[str], until: Literal["all", "any"], terms: Terms, *, wait_s: float | None) -> Plan[Waited]:
     """Several operations, once all or one of them ended, or the time is over."""
     ids = list(ids)
-    over_at = None if wait_s is None else terms.clock() + wait_s
+    wait = _Wait(terms, wait_s)
     while True:
-        rest_s = WAIT_SLICE_S if over_at is None else max(0.0, over_at - terms.clock())
-        waited: Waited = yield from exchange(calls.wait_operations(ids, until, wait_s=min(rest_s, WAIT_SLICE_S)), terms)
-        if waited.done or not waited.items or (over_at is not None and over_at - terms.clock() < 0.001):
+        waited: Waited = yield from exchange(operationcalls.wait_operations(ids, until, wait_s=wait.slice_s), terms)
+        if waited.done or not waited.items or wait.is_over:
             return waited
 
 
@@ -212,7 +249,7 @@ def ended_operations(
     """Those of several operations that have ended, once all or one of them have. Raises `Timeout` or `NotFound`."""
     ids = list(ids)
     # Looked at before the wait, so that nobody waits to be told of an id that there never was.
-    known = _all_known((yield from exchange(calls.wait_operations(ids, until, wait_s=0.0), terms)))
+    known = _all_known((yield from exchange(operationcalls.wait_operations(ids, until, wait_s=0.0), terms)))
     if not known.done:
         known = _all_known((yield from wait_many(ids, until, terms, wait_s=wait_s)))
     if not known.done:
@@ -230,6 +267,30 @@ def backoff_s(attempt: int) -> float:
 def new_key() -> str:
     """An Idempotency-Key that nobody else has."""
     return uuid.uuid4().hex
+
+
+class _Wait:
+    """A wait that is made of several requests. None is for ever."""
+
+    def __init__(self, terms: Terms, wait_s: float | None) -> None:
+        self._now = terms.clock
+        self._over_at = None if wait_s is None else terms.clock() + wait_s
+
+    @property
+    def slice_s(self) -> float:
+        """How long the next request may wait."""
+        return WAIT_SLICE_S if self._over_at is None else min(WAIT_SLICE_S, max(0.0, self._over_at - self._now()))
+
+    @property
+    def is_over(self) -> bool:
+        return self._over_at is not None and self._over_at - self._now() < _SOON_S
+
+
+def _wait_operation(operation_id: str, terms: Terms, wait: _Wait) -> Plan[Operation]:
+    while True:
+        operation: Operation = yield from exchange(operationcalls.operation(operation_id, wait_s=wait.slice_s), terms)
+        if operation.is_over or wait.is_over:
+            return operation
 
 
 def _all_known(waited: Waited) -> Waited:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from renewer.client import address, calls, plans
-from renewer.client.arguments import kept, limit_s
-from renewer.client.calls import Names
-from renewer.client.following import following, is_last, never
-from renewer.client.models import Status
+from renewer.client import address, daemoncalls, following, plans
+from renewer.client.daemonstatus import Status
+from renewer.client.options import Names
 from renewer.client.quantities import Duration, seconds
 from renewer.client.sync_driver import Driver
 from renewer.client.sync_events import EventStream
@@ -64,15 +62,15 @@ class Client(LeaseMethods, MessageMethods, OperationMethods):
 
     def status(self) -> Status:
         """The daemon itself: counts, trouble, limits."""
-        return self._call(calls.status())
+        return self._call(daemoncalls.status())
 
     def drain(self, *, enabled: bool = True, park: bool = False) -> Status:
         """Have the daemon take no new work, or take it again; with `park` it gives every lock back as well."""
-        return self._call(calls.drain(enabled=enabled, park=park))
+        return self._call(daemoncalls.drain(enabled=enabled, park=park))
 
     def forget(self, any_id: str) -> None:
         """Drop a lease, which is released, or an operation, which is no longer followed, by its id."""
-        self._call(calls.forget(any_id))
+        self._call(daemoncalls.forget(any_id))
 
     def events(
         self,
@@ -87,27 +85,10 @@ class Client(LeaseMethods, MessageMethods, OperationMethods):
         `types` such as ``lease.lost`` or ``lease``; `subjects` are ids. A daemon that goes away is waited for,
         `reconnect_for` at most, or for ever. ``stream.gap`` says that some were missed.
         """
-        kinds, ids = kept(types), kept(subjects)
-        return EventStream(
-            self._driver,
-            following(
-                lambda last: calls.events(kinds, ids, last),
-                self._terms,
-                after=after,
-                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
-                until=never,
-            ),
-        )
+        plan = following.all_events(types, subjects, self._terms, after=after, reconnect_for=reconnect_for)
+        return EventStream(self._driver, plan)
 
     def watch(self, lease_id: str, *, reconnect_for: Duration | None = None) -> EventStream:
         """What happens to one lease, renewals included, until it is over. The first event is a ``snapshot``."""
-        return EventStream(
-            self._driver,
-            following(
-                lambda _last: calls.lease_events(lease_id, owner=False),
-                self._terms,
-                after=None,
-                reconnect_for_s=limit_s("reconnect_for", reconnect_for),
-                until=is_last,
-            ),
-        )
+        plan = following.lease_events(lease_id, self._terms, reconnect_for=reconnect_for)
+        return EventStream(self._driver, plan)

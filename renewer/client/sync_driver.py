@@ -118,21 +118,17 @@ class Driver:
 
     def send(self, request: Request) -> Answer:
         """Send one request. Raises `Unanswered`."""
-        timeout = request_timeout(request, self._timeout_s)
-        built = self._client.build_request(**request_options(request), timeout=timeout)
         try:
-            response = self._client.send(built)
+            response = self._client.send(self._built(request))
         except (httpx.HTTPError, OSError) as error:
             raise unanswered(error) from error
         return Answer(response.status_code, dict(response.headers), response.content)
 
     def save(self, request: Request, into: Saving) -> Answer:
         """Send one request and write the body of a success to a file. Raises `Unanswered` and `Unwritable`."""
-        timeout = request_timeout(request, self._timeout_s)
-        built = self._client.build_request(**request_options(request), timeout=timeout)
         content = b""
         try:
-            response = self._client.send(built, stream=True)
+            response = self._client.send(self._built(request), stream=True)
             with contextlib.closing(response):
                 if response.is_success:
                     into.begin()
@@ -152,6 +148,10 @@ class Driver:
     def close(self) -> None:
         """Close all connections but those of streams."""
         self._client.close()
+
+    def _built(self, request: Request) -> httpx.Request:
+        timeout = request_timeout(request, self._timeout_s)
+        return self._client.build_request(**request_options(request), timeout=timeout)
 
 
 class Stopped(BaseException):

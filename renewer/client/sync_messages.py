@@ -2,49 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from renewer.client.calls import Settling
-from renewer.client.messages import Message
-
-Settle = Callable[[str, Settling, Mapping[str, object] | None, str | None, str | None], None]
-"""Settles the message with this handle so, with properties, a reason and a description."""
-
-
-def _nobody(*_: object) -> None:
-    raise TypeError("a message is settled in the session that received it")
+from renewer.client.settling import Received
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedMessage(Message):
-    """A message that was received in a session, to be settled while that is held.
-
-    All four ways to settle it raise `SessionLost` or `LockLost` when the lock is gone: it will be delivered again then.
-    `LockAtRisk` says that the lock may be gone; `MessageSettled` that the message was settled otherwise. After
-    `RemoteFailed` or `Timeout` it may be done or not (`outcome`), and asking again is safe.
-    """
-
-    _settle: Settle = field(default=_nobody, repr=False, compare=False)
-
-    def complete(self) -> None:
-        """Complete it: it is done."""
-        self._settle(self.handle or "", "complete", None, None, None)
-
-    def abandon(self, *, properties: Mapping[str, object] | None = None) -> None:
-        """Abandon it, so that it is delivered again; `properties` change its own."""
-        self._settle(self.handle or "", "abandon", properties, None, None)
-
-    def defer(self, *, properties: Mapping[str, object] | None = None) -> None:
-        """Defer it: it is only to be had by its sequence number."""
-        self._settle(self.handle or "", "defer", properties, None, None)
-
-    def dead_letter(
-        self,
-        *,
-        reason: str | None = None,
-        description: str | None = None,
-        properties: Mapping[str, object] | None = None,
-    ) -> None:
-        """Move it to the dead-letter queue."""
-        self._settle(self.handle or "", "dead-letter", properties, reason, description)
+class ReceivedMessage(Received[None]):
+    """A message that was received in a session, to be settled while that is held; see `Settles`."""

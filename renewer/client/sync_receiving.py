@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from renewer.client import calls, plans
-from renewer.client.calls import Settling
+from renewer.client import messagecalls, plans
+from renewer.client.messagecalls import Settlement, Settling
 from renewer.client.messages import InFlight, Message, message_of
 from renewer.client.models import Lease
 from renewer.client.quantities import Duration, seconds
@@ -21,15 +21,15 @@ class MessageMethods(Base):
         Raises `LockLost`, `MessageSettled` if it was settled otherwise, and `RemoteFailed` or `Timeout`, whose text
         says whether it is known that nothing was done; asking again is safe.
         """
-        return self._call(calls.settle(lease_id, "complete"))
+        return self._call(messagecalls.settle(lease_id, Settlement("complete")))
 
     def abandon(self, lease_id: str, *, properties: Mapping[str, object] | None = None) -> Lease:
         """Abandon the message, so that it is delivered again; `properties` change its own. See `complete`."""
-        return self._call(calls.settle(lease_id, "abandon", properties=properties))
+        return self._call(messagecalls.settle(lease_id, Settlement("abandon", properties)))
 
     def defer(self, lease_id: str, *, properties: Mapping[str, object] | None = None) -> Lease:
         """Defer the message: it is only to be had by its sequence number. See `complete`."""
-        return self._call(calls.settle(lease_id, "defer", properties=properties))
+        return self._call(messagecalls.settle(lease_id, Settlement("defer", properties)))
 
     def dead_letter(
         self,
@@ -40,8 +40,8 @@ class MessageMethods(Base):
         properties: Mapping[str, object] | None = None,
     ) -> Lease:
         """Move the message to the dead-letter queue. See `complete`."""
-        call = calls.settle(lease_id, "dead-letter", properties=properties, reason=reason, description=description)
-        return self._call(call)
+        settlement = Settlement("dead-letter", properties, reason, description)
+        return self._call(messagecalls.settle(lease_id, settlement))
 
     def receive(self, lease_id: str, max: int = 1, *, wait: Duration = 30.0) -> list[Message]:  # noqa: A002
         """The next messages of a held session, `max` (100) at most; none if none came in that time.
@@ -53,17 +53,17 @@ class MessageMethods(Base):
 
     def receive_deferred(self, lease_id: str, sequence_numbers: Sequence[int]) -> list[Message]:
         """Messages of a held session that were deferred: all of these, or none, which is a `Conflict`."""
-        call = calls.receive_deferred(lease_id, sequence_numbers)
+        call = messagecalls.receive_deferred(lease_id, sequence_numbers)
         return [message_of(shown, Message) for shown in self._call(call)]
 
     def peek(self, lease_id: str, max: int = 1, *, from_sequence_number: int = 0) -> list[Message]:  # noqa: A002
         """Look at messages of a held session in any state, without receiving them; `max` (100) at most."""
-        call = calls.peek(lease_id, count=max, from_sequence_number=from_sequence_number)
+        call = messagecalls.peek(lease_id, count=max, from_sequence_number=from_sequence_number)
         return [message_of(shown, Message) for shown in self._call(call)]
 
     def in_flight(self, lease_id: str) -> tuple[InFlight, ...]:
         """What was received over a lease and is not settled, what was lost on the way included."""
-        return self._call(calls.in_flight(lease_id))
+        return self._call(messagecalls.in_flight(lease_id))
 
     def settle(
         self,
@@ -76,6 +76,5 @@ class MessageMethods(Base):
         description: str | None = None,
     ) -> None:
         """Settle a message that was received over a lease, by its handle. Raises as `complete` does."""
-        self._call(
-            calls.settle_received(lease_id, handle, how, properties=properties, reason=reason, description=description)
-        )
+        settlement = Settlement(how, properties, reason, description)
+        self._call(messagecalls.settle_received(lease_id, handle, settlement))

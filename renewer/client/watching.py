@@ -14,13 +14,13 @@ keeps it informed. Rules:
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from renewer.client import calls
+from renewer.client import leasecalls
+from renewer.client.documents import Reader
 from renewer.client.errors import LockAtRisk, LockError, LockLost, NotFound, RenewerApiError, SessionLost
 from renewer.client.following import SILENCE_S, Close, Open, Receive, check_stream, read_event
 from renewer.client.models import Event, Lease
@@ -212,22 +212,19 @@ class Watch:
         self.over_at = now + (SILENCE_S if span_s is None else span_s)
 
     def _extend(self, event: Event, now: float) -> None:
-        told = _number(event.data.get("remaining_s"))
-        span_s = told if told is not None else self.lease.lock_duration_s
+        told = Reader(event.data, "an event")
+        remaining_s = told.number("remaining_s")
+        span_s = remaining_s if remaining_s is not None else self.lease.lock_duration_s
         if span_s is None:
             return
-        until = (event.time or datetime.now(UTC)) + timedelta(seconds=span_s)
-        text = event.data.get("locked_until_utc")
-        if isinstance(text, str):
-            with contextlib.suppress(ValueError):
-                until = datetime.fromisoformat(text)
         self.over_at = now + span_s
-        margin_s = _number(event.data.get("margin_s"))
+        margin_s = told.number("margin_s")
         self.lease = replace(
             self.lease,
             state="held",
             remaining_s=span_s,
-            locked_until_utc=until,
+            locked_until_utc=told.moment("locked_until_utc")
+            or (event.time or datetime.now(UTC)) + timedelta(seconds=span_s),
             renewals=self.lease.renewals + 1,
             last_margin_s=margin_s if margin_s is not None else self.lease.last_margin_s,
         )
@@ -276,7 +273,7 @@ def watching(watch: Watch, terms: Terms, *, owner: bool, beat_every_s: float | N
     while not watch.has_ended():
         began_at = now()
         try:
-            answer: Answer = yield Open(calls.lease_events(lease_id, owner=owner))
+            answer: Answer = yield Open(leasecalls.lease_events(lease_id, owner=owner))
             if answer.status == 409:
                 # It has ended, or is not kept for us: the lease itself says which.
                 yield from _look(watch, terms)
@@ -338,27 +335,23 @@ def _stream(watch: Watch, terms: Terms, beat_at: float | None, beat_every_s: flo
 
 def _look(watch: Watch, terms: Terms) -> Plan[None]:
     """Ask how the lease stands."""
-    yield from _ask(watch, terms, calls.lease(watch.lease.id))
+    yield from _ask(watch, terms, leasecalls.lease(watch.lease.id))
 
 
 def _beat(watch: Watch, terms: Terms) -> Plan[None]:
     """Give a sign of life."""
     try:
-        yield from _ask(watch, terms, calls.heartbeat(watch.lease.id))
+        yield from _ask(watch, terms, leasecalls.heartbeat(watch.lease.id))
     except RenewerApiError:
         yield from _look(watch, terms)
 
 
 def _ask(watch: Watch, terms: Terms, call: Call[Lease]) -> Plan[None]:
     asked_at = terms.clock()
-    answer: Answer = yield Send(replace(call.request, limit_s=LOOK_LIMIT_S))
+    answer: Answer = yield Send(call.within(LOOK_LIMIT_S).request)
     yield from _tell(watch.on_lease(call.read(answer), asked_at))
 
 
 def _tell(notices: list[Notice]) -> Plan[None]:
     for notice in notices:
         yield Tell(notice)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -57,6 +57,10 @@ class Answer:
     headers: Mapping[str, str]
     content: bytes = field(default=b"", repr=False)
 
+    def header(self, name: str) -> str | None:
+        """A header field by its name in lower case; None if there is none."""
+        return next((value for given, value in self.headers.items() if given.lower() == name), None)
+
     def json(self) -> Any:
         """The body as JSON. Raises `ProtocolError`."""
         try:
@@ -72,6 +76,10 @@ class Call(Generic[_T]):
     request: Request
     read: Callable[[Answer], _T]
     repeatable: bool = True
+
+    def within(self, limit_s: float | None) -> Call[_T]:
+        """The same call, whose answer may take no longer than this; None: as long as before."""
+        return replace(self, request=replace(self.request, limit_s=limit_s))
 
 
 class Unanswered(Exception):  # noqa: N818 - not an error yet: it may be tried again
@@ -111,6 +119,11 @@ def check(answer: Answer) -> Answer:
     if 200 <= answer.status < 300:
         return answer
     raise error_of(answer)
+
+
+def nothing(answer: Answer) -> None:
+    """Read an answer that says no more than that it is a success."""
+    check(answer)
 
 
 def error_of(answer: Answer) -> RenewerApiError:
@@ -164,7 +177,7 @@ def _message(status: int, problem: Mapping[str, Any]) -> str:
 
 
 def _retry_after(answer: Answer) -> float | None:
-    text = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "")
+    text = answer.header("retry-after") or ""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

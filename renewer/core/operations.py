@@ -21,6 +21,7 @@ from renewer.core.effects import (
     StartSubmit,
     TellOperation,
 )
+from renewer.core.failing import Trouble, denied, may_repeat, not_started, overrun, without_result
 from renewer.core.model import (
     NO_RESULT,
     Ended,
@@ -31,7 +32,6 @@ from renewer.core.model import (
     Succeeded,
     Transient,
 )
-from renewer.core.quotas import LONGEST_PAUSE_S
 from renewer.core.states import OperationState, is_over
 from renewer.core.timing import poll_delay_s, poll_retry_s
 from renewer.core.values import shared
@@ -50,9 +50,6 @@ _KEEP_S = 30.0
 """Where polls are no further apart than the first of these, and tell nothing new, one is kept only so often. After a
 crash such an operation is polled a little later than it could be, and never earlier."""
 
-_SAFE_TO_REPEAT = frozenset({"throttled", "busy", "unreachable", "no_token"})
-"""First requests that failed in these ways were not taken up, so sending them again starts nothing twice."""
-
 
 class Admission(Protocol):
     """Says whether a request of an operation may begin now."""
@@ -63,18 +60,6 @@ class Admission(Protocol):
         Without `may_wait` it is one that need not be made: it begins only where others have room to spare.
         """
         ...
-
-
-@dataclass(slots=True)
-class Trouble:
-    """What is known of requests that failed in a row; `kind` is how the last ones did. Few operations have it."""
-
-    detail: str | None = None
-    throttled_until: float | None = None
-    since: float | None = None
-    failures: int = 0
-    kind: str | None = None
-    kind_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -329,28 +314,13 @@ class Operation:
         self._attempt_until = None
         self.poll_errors += 1
         trouble = self.trouble = Trouble() if self.trouble is None else self.trouble
-        trouble.since = now if trouble.since is None else trouble.since
-        trouble.failures += 1
-        trouble.detail = failure.detail
+        trouble.note(failure, now)
         told = self._tell(OperationNews.POLL_FAILED, now, failure=failure.kind, detail=failure.detail)
-        if self.state is OperationState.ACCEPTED and not self._may_repeat(failure):
-            if failure.kind == "unauthorized":
-                self.error = {"errorCode": "Unauthorized", "message": failure.detail}
-            else:
-                self.error = {
-                    "errorCode": "FirstRequestFailed",
-                    "message": f"{failure.detail}; the service may or may not have started the operation. "
-                    "Look there before you send it again.",
-                }
+        if self.state is OperationState.ACCEPTED and not may_repeat(failure, retry_safe=self.spec.retry_safe):
+            self.error = not_started(failure)
             return [told, *self._end(OperationState.REJECTED, now)]
-        trouble.throttled_until = None
-        if failure.kind == "throttled" and failure.retry_after_s is not None:
-            trouble.throttled_until = now + min(failure.retry_after_s, LONGEST_PAUSE_S)
-        if failure.kind != trouble.kind:
-            trouble.kind, trouble.kind_since = failure.kind, now
         policy = self.spec.policy
-        grace_s = {"not_found": policy.not_found_grace_s, "refused": policy.refused_grace_s}.get(failure.kind)
-        if grace_s is not None and now - trouble.kind_since >= grace_s:
+        if trouble.is_denial(policy, now):
             return [told, *self._denied_for_good(failure, now)]
         retry_s = poll_retry_s(policy, failures=trouble.failures, fraction=fraction, asked_s=failure.retry_after_s)
         self.next_attempt_at = now + retry_s
@@ -359,26 +329,12 @@ class Operation:
             self.next_attempt_at, self._regular_at = max(self.next_attempt_at, self._regular_at), None
         return [told]
 
-    def _may_repeat(self, failure: Transient) -> bool:
-        return self.spec.retry_safe or failure.kind in _SAFE_TO_REPEAT
-
     def _denied_for_good(self, failure: Transient, now: float) -> list[Effect]:
         """The service does not know the operation, or its result, any longer; or it refuses to tell."""
         if self.state is OperationState.FETCHING:
             return self._end_without_result(failure.detail, now)
-        if failure.kind == "refused":
-            self.error = {
-                "errorCode": "PollRefused",
-                "message": f"{failure.detail}; refused for {self.spec.policy.refused_grace_s:g} s. The operation may "
-                "still be running at the service: look there, or adopt it again once it can be asked.",
-            }
-            return self._end(OperationState.UNPOLLABLE, now)
-        self.error = {
-            "errorCode": "OperationExpired",
-            "message": f"{failure.detail}, for {self.spec.policy.not_found_grace_s:g} s: the service does not know "
-            "this operation any longer. Look at the resource itself for its outcome.",
-        }
-        return self._end(OperationState.EXPIRED, now)
+        state, self.error = denied(failure, self.spec.policy)
+        return self._end(state, now)
 
     def _overrun(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -386,11 +342,7 @@ class Operation:
             effects.append(CancelAttempt(self.spec.id, self._attempt))
         if self.state is OperationState.FETCHING:
             return [*effects, *self._end_without_result(self.last_poll_error or "no answer in time", now)]
-        self.error = {
-            "errorCode": "DeadlineExceeded",
-            "message": f"not finished within its deadline of {self.spec.policy.deadline_s:g} s; it may still be "
-            "running at the service. Adopt it again with a longer deadline to go on following it.",
-        }
+        self.error = overrun(self.spec.policy.deadline_s)
         return [*effects, *self._end(OperationState.TIMED_OUT, now)]
 
     def _end_without_result(self, detail: str, now: float) -> list[Effect]:
@@ -401,8 +353,7 @@ class Operation:
         self.result = result
         if result.problem is not None:
             self.result = NO_RESULT
-            message = f"the operation succeeded, but its result could not be fetched: {result.problem}"
-            self.error = {"errorCode": result.problem_code, "message": message}
+            self.error = without_result(result)
         return self._end(OperationState.SUCCEEDED, now)
 
     def _end(self, state: OperationState, now: float) -> list[Effect]:

@@ -121,33 +121,25 @@ LEASE_TRANSITIONS: dict[LeaseState, dict[LeaseSignal, LeaseState]] = {
     LeaseState.RELEASED: {},
 }
 
+OPERATION_ENDS: frozenset[OperationState] = frozenset(
+    {
+        OperationState.SUCCEEDED,
+        OperationState.FAILED,
+        OperationState.CANCELED,
+        OperationState.EXPIRED,
+        OperationState.TIMED_OUT,
+        OperationState.UNPOLLABLE,
+        OperationState.REJECTED,
+    }
+)
+"""How an operation can end."""
+
 OPERATION_TRANSITIONS: dict[OperationState, frozenset[OperationState]] = {
     OperationState.ACCEPTED: frozenset(OperationState) - {OperationState.ACCEPTED},
-    OperationState.RUNNING: frozenset(
-        {
-            OperationState.RUNNING,
-            OperationState.FETCHING,
-            OperationState.SUCCEEDED,
-            OperationState.FAILED,
-            OperationState.CANCELED,
-            OperationState.EXPIRED,
-            OperationState.TIMED_OUT,
-            OperationState.UNPOLLABLE,
-        }
-    ),
+    OperationState.RUNNING: OPERATION_ENDS - {OperationState.REJECTED}
+    | {OperationState.RUNNING, OperationState.FETCHING},
     OperationState.FETCHING: frozenset({OperationState.SUCCEEDED}),
-    **{
-        state: frozenset()
-        for state in (
-            OperationState.SUCCEEDED,
-            OperationState.FAILED,
-            OperationState.CANCELED,
-            OperationState.EXPIRED,
-            OperationState.TIMED_OUT,
-            OperationState.UNPOLLABLE,
-            OperationState.REJECTED,
-        )
-    },
+    **dict.fromkeys(OPERATION_ENDS, frozenset[OperationState]()),
 }
 
 

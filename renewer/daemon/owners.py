@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +84,9 @@ class ProcessOwners:
             if not process.leases:
                 del self._watched[key]
                 process.scope.cancel()
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """Nothing is new about their owners."""
 
     def operation(self, news: TellOperation) -> None:
         """Operations have no owners: they run whether anybody waits for them or not."""

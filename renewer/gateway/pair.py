@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import structlog
 
 from renewer.errors import TransientError
+from renewer.gateway.pressure import Pressure
 from renewer.gateway.wire import FAREWELL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
+    from renewer.gateway.house import House
     from renewer.gateway.relay import Relay
     from renewer.gateway.wire import End, Wire
-    from renewer.targets.servicebus.credentials import EntityToken
-
-HARD_LIMIT: Final = 32 * 1024 * 1024
-"""With more bytes than this waiting for one worker, nothing more is read for it."""
 
 _LAST_S: Final = 2 * FAREWELL_S
 """How long a pair whose worker is gone may go on."""
@@ -28,70 +26,22 @@ _LAST_S: Final = 2 * FAREWELL_S
 log = structlog.get_logger("renewer.gateway")
 
 
-class House(Protocol):
-    """What all pairs of a gateway share."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        ...
-
-    def is_draining(self) -> bool:
-        """Whether workers may go on with what they have, and begin nothing."""
-        ...
-
-    def make_relay(self, pair: Pair, now: float) -> Relay:
-        """The relay for a worker that has connected."""
-        ...
-
-    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine function beside everything else."""
-        ...
-
-    async def dial(self, pair: Pair, give_up: anyio.CancelScope) -> None:
-        """Connect what `pair.broker_end` gives, and carry its bytes if that takes a task. OSError until it is open."""
-        ...
-
-    async def token(self, entity: str) -> EntityToken:
-        """A token of the gateway's own. Raises TransientError or TimeoutError."""
-        ...
-
-    def let_in(self, pair: Pair) -> None:
-        """The worker has proved its key."""
-        ...
-
-    def refused(self, why: str, detail: str, peer: str) -> None:
-        """Something that the worker wanted was refused."""
-        ...
-
-    def upstream_failed(self, detail: str) -> None:
-        """The broker was not reached, or was lost."""
-        ...
-
-    def over(self, pair: Pair) -> None:
-        """Nothing is left of the pair."""
-        ...
-
-
 class Pair:
     """One worker and its way to the broker; what the relay asks of its host."""
 
     __slots__ = (
         "_broker",
-        "_broker_is_full",
-        "_broker_is_paused",
         "_dialing",
         "_ends_by",
         "_has_failed",
         "_house",
-        "_is_flooded",
         "_is_flushing",
         "_is_over",
         "_now",
+        "_pressure",
         "_relay",
         "_worker",
-        "_worker_is_full",
         "_worker_is_gone",
-        "_worker_is_paused",
         "accepted_at",
         "is_announced",
         "key_name",
@@ -111,13 +61,9 @@ class Pair:
         self._worker: Wire | None = None
         self._broker: Wire | None = None
         self._dialing: anyio.CancelScope | None = None
-        self._is_flooded = False
+        self._pressure = Pressure()
         self._is_flushing = False
-        self._worker_is_full = False
         self._worker_is_gone = False
-        self._worker_is_paused = False
-        self._broker_is_full = False
-        self._broker_is_paused = False
         self._ends_by: float | None = None
         self._is_over = False
         self._has_failed = False
@@ -151,7 +97,7 @@ class Pair:
         if self._ends_by is not None and now >= self._ends_by:
             self.abort()
         elif self._relay is not None:
-            if self._broker_is_paused:
+            if self._pressure.broker_is_paused:
                 # It is we who do not listen: the broker is not to be taken for silent.
                 self._tell(partial(self._relay.from_broker, bytearray()))
             self._tell(self._relay.advance)
@@ -247,6 +193,7 @@ class Pair:
         """Bytes from the worker."""
         relay = self._relay
         if relay is not None:
+            # As `_tell` does, here and below, without a call more: every frame comes this way.
             try:
                 relay.from_worker(data, self._now())
                 self._flush()
@@ -306,27 +253,24 @@ class Pair:
 
     def worker_filled(self) -> None:
         """The worker does not take what it is sent."""
-        self._worker_is_full = True
+        self._pressure.worker_is_full = True
         if self._relay is not None:
             self._tell(self._relay.worker_paused)
 
     def worker_drained(self) -> None:
         """It does again."""
-        self._worker_is_full = False
-        if self._broker_is_paused and self._broker is not None:
-            self._broker_is_paused = False
-            self._broker.resume()
+        self._pressure.worker_drained(self._broker)
         if self._relay is not None:
             self._tell(self._relay.worker_drained)
 
     def broker_filled(self) -> None:
         """The broker does not take what it is sent: then the worker is not listened to."""
-        self._broker_is_full = True
+        self._pressure.broker_is_full = True
         self._regulate()
 
     def broker_drained(self) -> None:
         """It does again."""
-        self._broker_is_full = False
+        self._pressure.broker_is_full = False
         self._regulate()
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -353,13 +297,13 @@ class Pair:
             out.clear()
             if worker is not None:
                 worker.send(data)
-                if self._worker_is_full:
-                    self._limit(worker, broker)
+                if self._pressure.worker_is_full and self._pressure.limit(worker, broker):
+                    asyncio.get_running_loop().call_soon(self._cut_off)
         if (out := relay.to_broker) and broker is not None:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             broker.send(data)
-        if relay.holds_worker is not self._worker_is_paused:
+        if relay.holds_worker is not self._pressure.worker_is_paused:
             self._regulate()
         if relay.worker_done and self._worker is not None:
             self._worker.close()
@@ -369,16 +313,6 @@ class Pair:
             elif self._dialing is not None:
                 self._dialing.cancel()
 
-    def _limit(self, worker: Wire, broker: Wire | None) -> None:
-        buffered = worker.buffered
-        if buffered > HARD_LIMIT and not self._broker_is_paused and broker is not None:
-            self._broker_is_paused = True
-            broker.pause()
-        if buffered > 2 * HARD_LIMIT and not self._is_flooded:
-            # The broker is not read any longer: all this answers a worker that asks and asks and takes no answer.
-            self._is_flooded = True
-            asyncio.get_running_loop().call_soon(self._cut_off)
-
     def _cut_off(self) -> None:
         if self._relay is not None and self._worker is not None:
             self._house.refused("protocol", "it takes none of the answers to what it sends", self.peer)
@@ -387,17 +321,8 @@ class Pair:
                 self._worker.abort()
 
     def _regulate(self) -> None:
-        """Listen to the worker, or do not."""
-        worker, relay = self._worker, self._relay
-        if worker is None or relay is None:
-            return
-        pause = relay.holds_worker or self._broker_is_full
-        if pause is not self._worker_is_paused:
-            self._worker_is_paused = pause
-            if pause:
-                worker.pause()
-            else:
-                worker.resume()
+        if self._worker is not None and self._relay is not None:
+            self._pressure.regulate(self._worker, holds_worker=self._relay.holds_worker)
 
     async def _dial(self) -> None:
         scope = self._dialing

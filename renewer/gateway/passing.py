@@ -3,6 +3,9 @@
 A frame that comes alone takes the shortest way there is: most workers fetch and settle one message after the other, and
 each frame of theirs finds the caches of its processor cold, so that a function more before it is written costs a
 microsecond and not a tenth of one. What only has to be noted of it is noted when it was passed on.
+
+For the same reason the two ways share what they are made of, and not the loops over their frames, alike as these are:
+what one does with a frame the other does not, and to ask for it would be a call or two for each frame.
 """
 
 from __future__ import annotations
@@ -31,31 +34,37 @@ if TYPE_CHECKING:
     from renewer.gateway.relaysession import RelaySession
 
 
-class WorkerFrames:
+class _OneWay:
+    """What both ways know: the hop that frames come from, the one that they go to, and the sessions by channel."""
+
+    __slots__ = ("_from", "_queue", "_relay", "_sessions", "_to")
+
+    def __init__(self, relay: Relay, source: Hop, to: Hop, sessions: dict[int, RelaySession]) -> None:
+        """`sessions` are by the numbers that the source calls them by."""
+        self._relay = relay
+        self._from = source
+        self._to = to
+        self._queue = to.out
+        self._sessions = sessions
+
+
+class WorkerFrames(_OneWay):
     """From the worker to the broker."""
 
-    __slots__ = ("_broker", "_hop", "_ours", "_queue", "_relay")
-
-    def __init__(self, relay: Relay, worker: Hop, broker: Hop, ours: dict[int, RelaySession]) -> None:
-        """`ours` are the sessions by the worker's numbers."""
-        self._relay = relay
-        self._hop = worker
-        self._broker = broker
-        self._queue = broker.out
-        self._ours = ours
+    __slots__ = ()
 
     def take(self, data: bytearray, now: float) -> None:
         """Bytes of the worker's, which may be changed in place."""
-        relay, hop = self._relay, self._hop
+        relay, hop = self._relay, self._from
         relay.now = now
         if not (hop.received or relay.holds_worker or self._queue) and len(data) >= LONE_LEAST:
             size, kind, channel, start, code = LONE_FRAME(data)
-            if size == len(data) and kind == PLAIN_FRAME and start == SMALL_START and size <= self._broker.frame_size:
-                session = self._ours.get(channel)
+            if size == len(data) and kind == PLAIN_FRAME and start == SMALL_START and size <= self._to.frame_size:
+                session = self._sessions.get(channel)
                 try:
                     if session is not None and session.passes(code, data, HEADER_SIZE, size):
                         relay.write_to_broker(data)
-                        self._broker.said_at = now
+                        self._to.said_at = now
                         if code == DISPOSITION:
                             session.settled_by_worker(data, HEADER_SIZE, size)
                         return
@@ -69,7 +78,7 @@ class WorkerFrames:
         """Do what can be done with what the worker has sent."""
         relay = self._relay
         if relay.is_over:
-            self._hop.received.clear()
+            self._from.received.clear()
         elif not relay.holds_worker:
             try:
                 self._read()
@@ -77,12 +86,12 @@ class WorkerFrames:
                 relay.fail_worker(error)
 
     def _read(self) -> None:
-        relay, hop = self._relay, self._hop
+        relay, hop = self._relay, self._from
         if not hop.is_greeted and not relay.greet(hop):
             return
-        buffer, ours = hop.received, self._ours
+        buffer, sessions = hop.received, self._sessions
         run, at, there = 0, 0, len(buffer)
-        limit = self._broker.frame_size if hop.is_open else MAX_FRAME_SIZE
+        limit = self._to.frame_size if hop.is_open else MAX_FRAME_SIZE
         try:
             while there - at >= HEADER_SIZE and not (relay.is_over or relay.holds_worker):
                 size, offset, kind, channel = FRAME.unpack_from(buffer, at)
@@ -92,7 +101,7 @@ class WorkerFrames:
                 if end > there:
                     break
                 start = at + 4 * offset
-                session = ours.get(channel)
+                session = sessions.get(channel)
                 if session is not None and end - start > 2 and buffer[start : start + 2] == SMALL_DESCRIPTOR:
                     code = buffer[start + 2]
                     if session.passes(code, buffer, start, end):
@@ -112,42 +121,34 @@ class WorkerFrames:
                 at = end
         finally:
             # What came before a fault was right.
-            hop.received = relay.pass_run(self._broker, buffer, run, at)
+            hop.received = relay.pass_run(self._to, buffer, run, at)
 
 
-class BrokerFrames:
+class BrokerFrames(_OneWay):
     """From the broker to the worker."""
 
-    __slots__ = ("_by_remote", "_hop", "_queue", "_relay", "_worker")
-
-    def __init__(self, relay: Relay, broker: Hop, worker: Hop, by_remote: dict[int, RelaySession]) -> None:
-        """`by_remote` are the sessions by the broker's numbers."""
-        self._relay = relay
-        self._hop = broker
-        self._worker = worker
-        self._queue = worker.out
-        self._by_remote = by_remote
+    __slots__ = ()
 
     def take(self, data: bytearray, now: float) -> None:
         """Bytes of the broker's, which may be changed in place."""
-        relay, hop = self._relay, self._hop
+        relay, hop = self._relay, self._from
         relay.now = hop.heard_at = now
         if not (hop.received or relay.is_over or relay.is_paused or self._queue) and len(data) >= LONE_LEAST:
             size, kind, channel, start, code = LONE_FRAME(data)
-            if size == len(data) and kind == PLAIN_FRAME and start == SMALL_START and size <= self._worker.frame_size:
-                session = self._by_remote.get(channel)
+            if size == len(data) and kind == PLAIN_FRAME and start == SMALL_START and size <= self._to.frame_size:
+                session = self._sessions.get(channel)
                 if session is not None and session.shown_channel == channel:
                     try:
                         if code == TRANSFER:
                             seen = session.delivers(data)
                             if seen is not None:
                                 relay.write_to_worker(data)
-                                self._worker.said_at = now
+                                self._to.said_at = now
                                 session.delivered(data, seen)
                                 return
                         elif code == DISPOSITION:
                             relay.write_to_worker(data)
-                            self._worker.said_at = now
+                            self._to.said_at = now
                             session.settled_by_broker(data, HEADER_SIZE, size)
                             return
                     except AmqpProtocolError as error:
@@ -163,12 +164,12 @@ class BrokerFrames:
         relay.pump_worker()
 
     def _read(self) -> None:
-        relay, hop = self._relay, self._hop
+        relay, hop = self._relay, self._from
         if not hop.is_greeted and not relay.greet(hop):
             return
-        buffer, by_remote = hop.received, self._by_remote
+        buffer, sessions = hop.received, self._sessions
         run, at, there = 0, 0, len(buffer)
-        limit = self._worker.frame_size
+        limit = self._to.frame_size
         touched: RelaySession | None = None
         try:
             while there - at >= HEADER_SIZE:
@@ -179,7 +180,7 @@ class BrokerFrames:
                 if end > there:
                     break
                 start = at + 4 * offset
-                session = by_remote.get(channel)
+                session = sessions.get(channel)
                 code = 0
                 if end - start > 2 and buffer[start : start + 2] == SMALL_DESCRIPTOR and not relay.is_over:
                     code = buffer[start + 2]
@@ -210,6 +211,6 @@ class BrokerFrames:
                 at = end
         finally:
             # What came before a fault was right.
-            hop.received = relay.pass_run(self._worker, buffer, run, at)
+            hop.received = relay.pass_run(self._to, buffer, run, at)
         if touched is not None:
             touched.more_window()

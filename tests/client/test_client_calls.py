@@ -21,7 +21,7 @@ from renewer.client import (
     NotFound,
     Refused,
     Timeout,
-    calls,
+    options,
 )
 
 LIMIT_S = 20
@@ -232,8 +232,8 @@ def test_how_an_operation_is_to_be_followed_is_told_to_the_daemon(standin, clien
 
 
 def test_the_words_for_following_are_those_of_the_daemon():
-    assert get_args(calls.FollowProtocol) == get_args(ports.FollowProtocol)
-    assert get_args(calls.FinalStateVia) == get_args(ports.FinalStateVia)
+    assert get_args(options.FollowProtocol) == get_args(ports.FollowProtocol)
+    assert get_args(options.FinalStateVia) == get_args(ports.FinalStateVia)
 
 
 def test_what_the_service_tells_of_an_operation_is_read(standin, client):
@@ -276,6 +276,24 @@ def test_what_cannot_be_written_is_refused_before_it_is_sent(standin, client):
         lambda: client.follow("no answer"),
     ):
         with pytest.raises(BadRequest):
+            attempt()
+    assert standin.seen == []
+
+
+def test_an_option_that_there_is_not_is_a_mistake_and_not_passed_over(standin, client):
+    for attempt in (
+        lambda: client.hold("orders", "s", lock_duraton=5),
+        lambda: client.hold_all("orders", ["s"], lock_duraton=5),
+        lambda: client.session("orders", "s", lock_duraton=5),
+        lambda: client.session("orders", "s", kind="message"),
+        lambda: client.message_lock("orders", "t", reacquire=True),
+        lambda: client.lease_page(entty="orders"),
+        lambda: list(client.leases(entty="orders")),
+        lambda: client.submit("POST", "/x", deadlin=5),
+        lambda: client.adopt("POST", "/x", 202, deadlin=5),
+        lambda: list(client.operations(accounts="fabric.main")),
+    ):
+        with pytest.raises(TypeError):
             attempt()
     assert standin.seen == []
 

@@ -19,6 +19,7 @@ from renewer.api.jsonpieces import json_pieces
 from renewer.api.messageviews import show_message
 from renewer.client import (
     AsyncClient,
+    AsyncMessageLock,
     AsyncReceivedMessage,
     AsyncSession,
     BadRequest,
@@ -28,6 +29,7 @@ from renewer.client import (
     LockAtRisk,
     LockLost,
     Message,
+    MessageLock,
     MessageSettled,
     NotFound,
     ProtocolError,
@@ -37,7 +39,7 @@ from renewer.client import (
     SessionLost,
     Timeout,
     Unavailable,
-    calls,
+    messagecalls,
 )
 from renewer.client import messages as client_messages
 from renewer.messages import DataBody, SequenceBody, UnreadableBody, ValueBody
@@ -151,12 +153,13 @@ def test_both_kinds_of_sessions_and_messages_have_the_same_methods():
             name.replace("aiter", "iter"): [
                 (p.name, p.kind, p.default) for p in inspect.signature(member).parameters.values()
             ]
-            for name, member in vars(kind).items()
-            if inspect.isfunction(member) and (not name.startswith("_") or "iter" in name)
+            for name, member in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_") or "iter" in name
         }
 
     assert surface(Session) == surface(AsyncSession)
     assert surface(ReceivedMessage) == surface(AsyncReceivedMessage)
+    assert surface(MessageLock) == surface(AsyncMessageLock)
 
 
 # Receiving ----------------------------------------------------------------------------------------------------------
@@ -326,10 +329,11 @@ def test_what_the_broker_said_to_a_settlement_is_told_at_once(standin, client):
 
 
 def test_a_settlement_may_be_asked_for_twice_but_a_receive_may_not():
-    assert calls.settle_received("lease-1", "1.1", "complete").repeatable
-    assert calls.peek("lease-1", count=1, from_sequence_number=0).repeatable
-    assert not calls.receive("lease-1", count=1, wait_s=0).repeatable
-    assert not calls.receive_deferred("lease-1", [1]).repeatable
+    settlement = messagecalls.Settlement("complete")
+    assert messagecalls.settle_received("lease-1", "1.1", settlement).repeatable
+    assert messagecalls.peek("lease-1", count=1, from_sequence_number=0).repeatable
+    assert not messagecalls.receive("lease-1", count=1, wait_s=0).repeatable
+    assert not messagecalls.receive_deferred("lease-1", [1]).repeatable
 
 
 def test_a_daemon_that_goes_away_puts_a_session_in_doubt(standin, client):

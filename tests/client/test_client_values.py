@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from renewer.client.address import find
 from renewer.client.adoption import adoption_of
+from renewer.client.daemonstatus import status_of
 from renewer.client.errors import BadRequest, ProtocolError
-from renewer.client.models import lease_of, operation_of, status_of
+from renewer.client.models import lease_of, operation_of
 from renewer.client.quantities import seconds
 from renewer.client.sse import MAX_EVENT_BYTES, EventParser, ServerSent
 

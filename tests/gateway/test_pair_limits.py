@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from renewer.gateway import pair as pair_module
+from renewer.gateway import pressure
 from renewer.gateway.pair import Pair
 from tests.gateway.fake_relay import FakeLedger, FakeRelay
 
@@ -81,7 +81,7 @@ class FakeWire:
 @pytest.fixture
 def stuck(monkeypatch):
     """A pair whose worker takes nothing, and for which a broker has sent more than may lie here."""
-    monkeypatch.setattr(pair_module, "HARD_LIMIT", 1000)
+    monkeypatch.setattr(pressure, "HARD_LIMIT", 1000)
     house = House()
     pair = Pair(house)
     worker, broker = FakeWire(pair.worker_gone), FakeWire(pair.broker_gone)

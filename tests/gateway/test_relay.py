@@ -43,7 +43,7 @@ from renewer.core.states import MessageFate
 from renewer.gateway import access as access_module
 from renewer.gateway.framing import MAX_FRAME_SIZE
 from renewer.gateway.options import EntityPolicy
-from renewer.gateway.pair import HARD_LIMIT
+from renewer.gateway.pressure import HARD_LIMIT
 from tests.gateway.weave import KEY, WALL, Weave, client, server, worker_token
 
 TICKS_AT_EPOCH = 621_355_968_000_000_000

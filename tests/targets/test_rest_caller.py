@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from renewer.daemon.clock import SystemClock
-from renewer.errors import TransientError
+from renewer.errors import TransientError, UsageError
 from renewer.targets.rest import AccountOptions, Caller
 from renewer.targets.rest.places import locate
 
@@ -72,3 +72,18 @@ async def test_a_transport_alone_is_enough_to_send_with() -> None:
     assert (await caller.ask("GET", PLACE, max_body=1000)).status == 200
     assert service.seen == ["Bearer a", "Bearer b"]
     assert caller.token_failures == 0
+
+
+async def test_what_cannot_be_sent_is_not() -> None:
+    service = Service()
+    asked = [
+        ("GET", {"X-One": "secret\r\nX: y"}, "headers.X-One"),
+        ("GE T", {}, "method"),
+        ("GE T", {"A": "b"}, "method"),
+    ]
+    for method, headers, key in asked:
+        caller = Caller(OPTIONS, Tokens("a"), SystemClock(), client=service)
+        with pytest.raises(UsageError, match=key) as caught:
+            await caller.ask(method, PLACE, headers=headers, max_body=1000)
+        assert "secret" not in str(caught.value)
+    assert service.seen == []

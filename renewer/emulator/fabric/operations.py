@@ -86,6 +86,22 @@ class Progress:
         chosen = self.scenario.running_statuses or words
         return chosen[min(max(self.polls, 1), len(chosen)) - 1]
 
+    def last_status(self, success: str) -> str:
+        """Return the word for how it ended; `success` is the one for an end as it should be."""
+        if self.cancelled:
+            return "Cancelled"
+        match self.scenario.ending:
+            case Ending.FAILED:
+                return "Failed"
+            case Ending.CANCELLED:
+                return "Cancelled"
+            case Ending.DEDUPED:
+                return "Deduped"
+            case Ending.SUCCEEDED | Ending.STATUS_LESS | Ending.NEVER:
+                return success
+            case _ as never:
+                assert_never(never)
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -100,7 +116,7 @@ class Operation:
         """Return the state document: every field always present, as recorded."""
         progress = self.progress
         ended = progress.look(now_s)
-        status = self._last_status() if ended else progress.running_status(OPERATION_RUNNING)
+        status = progress.last_status("Succeeded") if ended else progress.running_status(OPERATION_RUNNING)
         failed = ended and progress.scenario.ending is Ending.FAILED
         return {
             "status": status,
@@ -110,19 +126,6 @@ class Operation:
             "percentComplete": 100 if status == "Succeeded" else None,
             "error": _failure(progress.scenario, request_id, self.workspace_id) if failed else None,
         }
-
-    def _last_status(self) -> str:
-        match self.progress.scenario.ending:
-            case Ending.FAILED:
-                return "Failed"
-            case Ending.CANCELLED:
-                return "Cancelled"
-            case Ending.DEDUPED:
-                return "Deduped"
-            case Ending.SUCCEEDED | Ending.STATUS_LESS | Ending.NEVER:
-                return "Succeeded"
-            case _ as never:
-                assert_never(never)
 
 
 @dataclass(slots=True)
@@ -142,7 +145,7 @@ class JobInstance:
         """Return the job instance document, in the words that only job instances use."""
         progress = self.progress
         ended = progress.look(now_s)
-        status = self._last_status() if ended else progress.running_status(JOB_RUNNING)
+        status = progress.last_status("Completed") if ended else progress.running_status(JOB_RUNNING)
         failed = status == "Failed"
         document: dict[str, object] = {
             "id": self.id,
@@ -168,21 +171,6 @@ class JobInstance:
             self.next_mark_s = now_s + interval_s
             return None
         return math.floor(self.next_mark_s - now_s)
-
-    def _last_status(self) -> str:
-        if self.progress.cancelled:
-            return "Cancelled"
-        match self.progress.scenario.ending:
-            case Ending.FAILED:
-                return "Failed"
-            case Ending.CANCELLED:
-                return "Cancelled"
-            case Ending.DEDUPED:
-                return "Deduped"
-            case Ending.SUCCEEDED | Ending.STATUS_LESS | Ending.NEVER:
-                return "Completed"
-            case _ as never:
-                assert_never(never)
 
     def _failure_reason(self, request_id: str) -> dict[str, object]:
         error = self.progress.scenario.error

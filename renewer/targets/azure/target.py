@@ -5,13 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import anyio
-
-from renewer.core.model import NO_RESULT, Ended, OperationSpec, PollAnswer, Result, StillRunning
-from renewer.errors import ConflictError, TransientError, UsageError
-from renewer.ports import PreparedOperation
+from renewer.core.model import NO_RESULT, OperationSpec, PollAnswer, Result, StillRunning
+from renewer.errors import ConflictError, TransientError
 from renewer.targets.azure.asides import Asides
 from renewer.targets.azure.first import read_adopted, read_first
 from renewer.targets.azure.members import outline
@@ -22,19 +19,10 @@ from renewer.targets.azure.tickets import Ticket, dump_ticket, load_ticket, new_
 from renewer.targets.azure.urls import RefusedUrlError, place_of
 from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError
 from renewer.targets.origins import split_url
-from renewer.targets.rest.caller import Caller
 from renewer.targets.rest.cookies import Cookies, updated
-from renewer.targets.rest.places import Place, locate
-from renewer.targets.rest.records import dump_request, load_request
-from renewer.targets.rest.requests import (
-    Adopt,
-    Submit,
-    answer_of,
-    content_of,
-    is_retry_safe,
-    parse_adopt,
-    parse_submit,
-)
+from renewer.targets.rest.places import Place
+from renewer.targets.rest.requests import Adopt, Submit
+from renewer.targets.rest.target import RestTarget
 from renewer.targets.spool import KEPT_IN_MEMORY, ArrivingBody
 
 if TYPE_CHECKING:
@@ -42,10 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
-    from anyio.abc import TaskStatus
 
     from renewer.core.quotas import Asking, Quota
-    from renewer.ports import Clock, FollowTerms
+    from renewer.ports import Clock
     from renewer.targets.azure.members import Span
     from renewer.targets.rest.account import AccountOptions
     from renewer.targets.spool import Spool, SpooledFile
@@ -58,12 +45,14 @@ DEFAULT_SCOPE = "https://management.azure.com/.default"
 _NEVER_SENT = frozenset({"unreachable", "no_token", "unauthorized"})
 
 
-class AzureTarget:
+class AzureTarget(RestTarget[Ticket]):
     """Follows operations of one account on an Azure REST API; implements `renewer.ports.OperationTarget`.
 
-    `OperationSpec.request` is a `Submit` or an `Adopt`, a ticket is a `Ticket`. URLs that answers name are used as they
-    are, but nothing is ever sent to a host that the account's options do not allow.
+    URLs that answers name are used as they are, but nothing is ever sent to a host that the account's options do not
+    allow.
     """
+
+    _ticket = Ticket
 
     def __init__(
         self,
@@ -75,30 +64,8 @@ class AzureTarget:
         spool: Spool | None = None,
     ) -> None:
         """`client`, if given, stays the caller's to close; `spool` is where large results go."""
-        self._options = options
-        self._clock = clock
-        self._spool = spool
-        self._caller = Caller(options, tokens, clock, client=client, spool=spool)
+        super().__init__(options, tokens, clock, client, spool=spool)
         self._asides = Asides()
-
-    @property
-    def token_failures(self) -> int:
-        """See `OperationTarget`."""
-        return self._caller.token_failures
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled, then close the connections."""
-        await self._caller.run(task_status=task_status)
-
-    def prepare(
-        self, how: Literal["submit", "adopt"], request: Mapping[str, object], terms: FollowTerms
-    ) -> PreparedOperation:
-        """Read what a caller asks for. Raises `UsageError` naming the field and what would be right."""
-        if how == "submit":
-            submit = parse_submit(request, self._options, terms)
-            return PreparedOperation(submit, first=None, retry_safe=is_retry_safe(submit))
-        adopt = parse_adopt(request, self._options, terms)
-        return PreparedOperation(adopt, first=self.adopt(adopt), retry_safe=False)
 
     def quota(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota:
         """What the next request counts against: reads, writes or deletes, which Azure counts apart."""
@@ -115,28 +82,47 @@ class AzureTarget:
             # A path is one on the account's own host.
             return self._options.quota(bucket)
 
-    def adopt(self, request: Adopt) -> PollAnswer:
-        """Read the first answer that the caller brings along; nothing is sent."""
+    async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
+        """Ask how the operation stands."""
+        ticket = self._checked(ticket)
+        # What comes from Location after a POST is the result, if it is large.
+        may_hold_state = ticket.protocol != "location" or ticket.method in ("PUT", "PATCH", "DELETE")
+        reply = await self._get(spec, ticket, self._poll_place(ticket), may_hold_state=may_hold_state)
+        with closing(reply):
+            answer = read_poll(reply)
+        self._asides.drop(spec.id)
+        if isinstance(answer, StillRunning) and answer.ticket == ticket:
+            return replace(answer, ticket=None)
+        return answer
+
+    async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
+        """Fetch the result of an operation that succeeded."""
+        ticket = self._checked(ticket)
+        if ticket.result is None:
+            return NO_RESULT
         try:
-            asked = locate(self._options, request.url)
-            answer = answer_of(request)
-        except UsageError as error:
-            return _refused(error)
+            place = place_of(self._options, ticket.result)
+        except RefusedUrlError as error:
+            return no_result_from(error)
+        with closing(await self._get(spec, ticket, place, may_hold_state=False)) as reply:
+            result = read_result(reply)
+        self._asides.drop(spec.id)
+        return result
+
+    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
+        """Raises `ConflictError`: Azure has no one way to cancel."""
+        raise ConflictError(
+            "Azure has no general way to cancel an operation: it runs to its end there, unless its service has a "
+            "request of its own for that. Forget it to stop following it"
+        )
+
+    def _read_adopted(self, request: Adopt, asked: Place, answer: Answer) -> PollAnswer:
         ticket = new_ticket(request.method, asked.url, request.terms)
         return read_adopted(self._reply(answer, request.method, asked, ticket), request.terms.protocol)
 
-    async def submit(self, spec: OperationSpec) -> PollAnswer:
-        """Send the first request and read its answer; for an adopted operation, read the one at hand."""
-        request = spec.request
-        if isinstance(request, Adopt):
-            return self.adopt(request)
-        if not isinstance(request, Submit):
-            raise TypeError(f"not a request for Azure: {type(request).__name__}")
-        try:
-            asked = locate(self._options, request.url)
-            content = content_of(request)
-        except UsageError as error:
-            return _refused(error)
+    async def _send_first(
+        self, spec: OperationSpec, request: Submit, asked: Place, content: bytes | None
+    ) -> PollAnswer:
         was_sent = spec.id in self._asides
         cookies = self._asides.cookies(spec.id, ())
         ticket = new_ticket(request.method, asked.url, request.terms, cookies)
@@ -156,54 +142,10 @@ class AzureTarget:
         self._asides.drop(spec.id)
         return first
 
-    async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
-        """Ask how the operation stands."""
-        ticket = _checked(ticket, spec)
-        # What comes from Location after a POST is the result, if it is large.
-        may_hold_state = ticket.protocol != "location" or ticket.method in ("PUT", "PATCH", "DELETE")
-        reply = await self._get(spec, ticket, self._poll_place(ticket), may_hold_state=may_hold_state)
-        with closing(reply):
-            answer = read_poll(reply)
-        self._asides.drop(spec.id)
-        if isinstance(answer, StillRunning) and answer.ticket == ticket:
-            return replace(answer, ticket=None)
-        return answer
-
-    async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
-        """Fetch the result of an operation that succeeded."""
-        ticket = _checked(ticket, spec)
-        if ticket.result is None:
-            return NO_RESULT
-        try:
-            place = place_of(self._options, ticket.result)
-        except RefusedUrlError as error:
-            return no_result_from(error)
-        with closing(await self._get(spec, ticket, place, may_hold_state=False)) as reply:
-            result = read_result(reply)
-        self._asides.drop(spec.id)
-        return result
-
-    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
-        """Raises `ConflictError`: Azure has no one way to cancel."""
-        raise ConflictError(
-            "Azure has no general way to cancel an operation: it runs to its end there, unless its service has a "
-            "request of its own for that. Forget it to stop following it"
-        )
-
-    def dump_request(self, request: object) -> object:
-        """The request as JSON values, for `load_request` of this or a later version."""
-        return dump_request(request)
-
-    def load_request(self, document: object) -> object:
-        """What `dump_request` made. Raises `RegistryError` if it cannot be read."""
-        return load_request(document)
-
-    def dump_ticket(self, ticket: object) -> object:
-        """The ticket as JSON values, for `load_ticket` of this or a later version."""
+    def _dump_ticket(self, ticket: Ticket) -> dict[str, object]:
         return dump_ticket(ticket)
 
-    def load_ticket(self, document: object) -> object:
-        """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
+    def _load_ticket(self, document: object) -> Ticket:
         return load_ticket(document)
 
     def _poll_place(self, ticket: Ticket) -> Place:
@@ -282,13 +224,3 @@ def _read(path: Path, at: int, count: int) -> bytes:
 
 def _with_cookies(ticket: Ticket, cookies: Cookies) -> Ticket:
     return ticket if cookies == ticket.cookies else replace(ticket, cookies=cookies)
-
-
-def _checked(ticket: object, spec: OperationSpec) -> Ticket:
-    if not isinstance(ticket, Ticket):
-        raise TypeError(f"not a ticket of Azure: {type(ticket).__name__} of {spec.id}")
-    return ticket
-
-
-def _refused(error: UsageError) -> Ended:
-    return Ended("rejected", error={"errorCode": "NotSent", "message": f"not sent: {error}"})

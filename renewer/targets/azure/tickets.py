@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from renewer.ports import FinalStateVia, FollowTerms
 from renewer.targets.origins import redact, split_url
@@ -65,12 +65,8 @@ def new_ticket(method: str, asked: str, terms: FollowTerms, cookies: Cookies = N
     )
 
 
-def dump_ticket(ticket: object) -> dict[str, Any] | None:
-    """A `Ticket` as JSON values; None for none."""
-    if ticket is None:
-        return None
-    if not isinstance(ticket, Ticket):
-        raise TypeError(f"not a ticket of Azure: {type(ticket).__name__}")
+def dump_ticket(ticket: Ticket) -> dict[str, object]:
+    """The ticket as JSON values, for `load_ticket` of this or a later version."""
     return {
         "v": _VERSION,
         "protocol": ticket.protocol,
@@ -86,10 +82,8 @@ def dump_ticket(ticket: object) -> dict[str, Any] | None:
     }
 
 
-def load_ticket(document: object) -> Ticket | None:
+def load_ticket(document: object) -> Ticket:
     """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
-    if document is None:
-        return None
     fields = fields_of(document, "ticket", (_VERSION,))
     protocol, method, via = fields.get("protocol"), fields.get("method"), fields.get("final_state_via")
     if protocol not in get_args(Protocol) or not isinstance(method, str) or method not in METHODS:

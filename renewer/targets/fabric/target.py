@@ -1,13 +1,11 @@
-"""Fabric as a target of operations: requests out, the core's values back. Holds nothing but a client and tokens."""
+"""Fabric as a target of operations: requests out, the core's values back."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-import anyio
-
-from renewer.core.model import NO_RESULT, Ended, OperationSpec, PollAnswer, Result, StillRunning, Succeeded
+from renewer.core.model import NO_RESULT, OperationSpec, PollAnswer, Result, StillRunning, Succeeded
 from renewer.errors import ConflictError, UsageError
 from renewer.ports import DEFAULT_TERMS, FollowTerms, PreparedOperation
 from renewer.targets.fabric.answers import (
@@ -22,63 +20,22 @@ from renewer.targets.fabric.places import bucket_of, cancel_path
 from renewer.targets.fabric.tickets import Ticket, dump_ticket, load_ticket
 from renewer.targets.http import STATE_BODY_MAX, Answer, BodyTooLargeError
 from renewer.targets.origins import split_url
-from renewer.targets.rest.caller import Caller
 from renewer.targets.rest.cookies import NO_COOKIES, Cookies, updated
 from renewer.targets.rest.places import Place, locate
-from renewer.targets.rest.records import dump_request, load_request
-from renewer.targets.rest.requests import (
-    Adopt,
-    Submit,
-    answer_of,
-    content_of,
-    is_retry_safe,
-    parse_adopt,
-    parse_submit,
-)
+from renewer.targets.rest.requests import Adopt, Submit
 from renewer.targets.rest.results import result_too_large
+from renewer.targets.rest.target import RestTarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import httpx
-    from anyio.abc import TaskStatus
-
     from renewer.core.quotas import Asking, Quota
-    from renewer.ports import Clock
-    from renewer.targets.rest.account import AccountOptions
-    from renewer.targets.spool import Spool
-    from renewer.targets.tokens import TokenSource
 
 
-class FabricTarget:
-    """Follows operations of one Fabric account; implements `renewer.ports.OperationTarget`.
+class FabricTarget(RestTarget[Ticket]):
+    """Follows operations of one Fabric account; implements `renewer.ports.OperationTarget`."""
 
-    `OperationSpec.request` is a `Submit` or an `Adopt`, a ticket is a `Ticket`. The token goes to the account's host
-    and those that its options allow, and nowhere else, whatever an answer says.
-    """
-
-    def __init__(
-        self,
-        options: AccountOptions,
-        tokens: TokenSource,
-        clock: Clock,
-        client: httpx.AsyncClient | None = None,
-        *,
-        spool: Spool | None = None,
-    ) -> None:
-        """`client`, if given, stays the caller's to close; `spool` is where large results go."""
-        self._options = options
-        self._clock = clock
-        self._caller = Caller(options, tokens, clock, client=client, spool=spool)
-
-    @property
-    def token_failures(self) -> int:
-        """See `OperationTarget`."""
-        return self._caller.token_failures
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled, then close the connections."""
-        await self._caller.run(task_status=task_status)
+    _ticket = Ticket
 
     def prepare(
         self, how: Literal["submit", "adopt"], request: Mapping[str, object], terms: FollowTerms = DEFAULT_TERMS
@@ -89,11 +46,7 @@ class FabricTarget:
                 raise UsageError(
                     f"{field}: goes with [azure.NAME] accounts; leave it out, Fabric's operations are recognised"
                 )
-        if how == "submit":
-            submit = parse_submit(request, self._options, terms)
-            return PreparedOperation(submit, first=None, retry_safe=is_retry_safe(submit))
-        adopt = parse_adopt(request, self._options, terms)
-        return PreparedOperation(adopt, first=self.adopt(adopt), retry_safe=False)
+        return super().prepare(how, request, terms)
 
     def quota(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota:
         """What the next request of this operation counts against: its path's bucket, of this identity on its host."""
@@ -112,28 +65,47 @@ class FabricTarget:
             return self._options.quota("platform")
         return self._options.quota(bucket_of(path), origin)
 
-    def adopt(self, request: Adopt) -> PollAnswer:
-        """Read the first answer that the caller brings along; nothing is sent."""
-        try:
-            asked = locate(self._options, request.url)
-            answer = answer_of(request)
-        except UsageError as error:
-            return _refused(error)
+    async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
+        """Ask how the operation stands."""
+        ticket = self._checked(ticket)
+        place = ticket.place(self._options, ticket.path)
+        answer = await self._ask("GET", ticket, place)
+        read = read_poll(answer, ticket, self._options, self._clock)
+        cookies = updated(ticket.cookies, answer, place, self._clock)
+        return read if cookies == ticket.cookies else _with_cookies(read, ticket, cookies)
+
+    async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
+        """Fetch the result of an operation that succeeded."""
+        ticket = self._checked(ticket)
+        if ticket.result_path is None:
+            return NO_RESULT
+        place = ticket.place(self._options, ticket.result_path)
+        answer, is_too_large = await self._ask_for_result("GET", place, ticket.headers, None, ticket.cookies)
+        if is_too_large and answer.status == 200:
+            return result_too_large(self._options.max_result_bytes, self._options.name)
+        return read_result(answer, f"GET {ticket.result_path.partition('?')[0]}", self._clock)
+
+    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
+        """Ask the service to cancel; polling goes on, and tells what came of it.
+
+        `ConflictError` for all but job instances, and for those that have ended; `TransientError` as for a poll.
+        """
+        ticket = self._checked(ticket)
+        path = cancel_path(ticket.path)
+        if path is None:
+            raise ConflictError(
+                "Fabric has no way to cancel this operation: it runs to its end there. Forget it to stop following it"
+            )
+        answer = await self._ask("POST", ticket, ticket.place(self._options, path))
+        read_canceled(answer, f"POST {path.partition('?')[0]}", self._clock)
+
+    def _read_adopted(self, request: Adopt, asked: Place, answer: Answer) -> PollAnswer:
         read = read_adopted(answer, method=request.method, asked=asked, options=self._options, clock=self._clock)
         return _on_terms(read, request.terms, updated(NO_COOKIES, answer, asked, self._clock))
 
-    async def submit(self, spec: OperationSpec) -> PollAnswer:
-        """Send the first request and read its answer; for an adopted operation, read the one at hand."""
-        request = spec.request
-        if isinstance(request, Adopt):
-            return self.adopt(request)
-        if not isinstance(request, Submit):
-            raise TypeError(f"not a request for Fabric: {type(request).__name__}")
-        try:
-            asked = locate(self._options, request.url)
-            content = content_of(request)
-        except UsageError as error:
-            return _refused(error)
+    async def _send_first(
+        self, spec: OperationSpec, request: Submit, asked: Place, content: bytes | None
+    ) -> PollAnswer:
         terms = request.terms
         if is_poll(request.method, asked):
             asked = asked.with_query(terms.poll_query)
@@ -150,54 +122,10 @@ class FabricTarget:
             read = Succeeded(result=result_too_large(self._options.max_result_bytes, self._options.name))
         return _on_terms(read, terms, updated(NO_COOKIES, answer, asked, self._clock))
 
-    async def poll(self, spec: OperationSpec, ticket: object) -> PollAnswer:
-        """Ask how the operation stands."""
-        ticket = _checked(ticket, spec)
-        place = ticket.place(self._options, ticket.path)
-        answer = await self._ask("GET", ticket, place)
-        read = read_poll(answer, ticket, self._options, self._clock)
-        cookies = updated(ticket.cookies, answer, place, self._clock)
-        return read if cookies == ticket.cookies else _with_cookies(read, ticket, cookies)
-
-    async def fetch(self, spec: OperationSpec, ticket: object) -> Result:
-        """Fetch the result of an operation that succeeded."""
-        ticket = _checked(ticket, spec)
-        if ticket.result_path is None:
-            return NO_RESULT
-        place = ticket.place(self._options, ticket.result_path)
-        answer, is_too_large = await self._ask_for_result("GET", place, ticket.headers, None, ticket.cookies)
-        if is_too_large and answer.status == 200:
-            return result_too_large(self._options.max_result_bytes, self._options.name)
-        return read_result(answer, f"GET {ticket.result_path.partition('?')[0]}", self._clock)
-
-    async def cancel(self, spec: OperationSpec, ticket: object) -> None:
-        """Ask the service to cancel; polling goes on, and tells what came of it.
-
-        `ConflictError` for all but job instances, and for those that have ended; `TransientError` as for a poll.
-        """
-        ticket = _checked(ticket, spec)
-        path = cancel_path(ticket.path)
-        if path is None:
-            raise ConflictError(
-                "Fabric has no way to cancel this operation: it runs to its end there. Forget it to stop following it"
-            )
-        answer = await self._ask("POST", ticket, ticket.place(self._options, path))
-        read_canceled(answer, f"POST {path.partition('?')[0]}", self._clock)
-
-    def dump_request(self, request: object) -> object:
-        """The request as JSON values, for `load_request` of this or a later version."""
-        return dump_request(request)
-
-    def load_request(self, document: object) -> object:
-        """What `dump_request` made. Raises `RegistryError` if it cannot be read."""
-        return load_request(document)
-
-    def dump_ticket(self, ticket: object) -> object:
-        """The ticket as JSON values, for `load_ticket` of this or a later version."""
+    def _dump_ticket(self, ticket: Ticket) -> dict[str, object]:
         return dump_ticket(ticket)
 
-    def load_ticket(self, document: object) -> object:
-        """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
+    def _load_ticket(self, document: object) -> Ticket:
         return load_ticket(document)
 
     async def _ask(self, method: str, ticket: Ticket, place: Place) -> Answer:
@@ -238,13 +166,3 @@ def _with_cookies(read: PollAnswer, ticket: Ticket, cookies: Cookies) -> PollAns
         then = read.ticket if isinstance(read.ticket, Ticket) else ticket
         return replace(read, ticket=replace(then, cookies=cookies))
     return read
-
-
-def _checked(ticket: object, spec: OperationSpec) -> Ticket:
-    if not isinstance(ticket, Ticket):
-        raise TypeError(f"not a ticket of Fabric: {type(ticket).__name__} of {spec.id}")
-    return ticket
-
-
-def _refused(error: UsageError) -> Ended:
-    return Ended("rejected", error={"errorCode": "NotSent", "message": f"not sent: {error}"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from renewer.targets.fabric.places import is_job_instance, operation_id, path_of_location
 from renewer.targets.origins import redact, split_url
@@ -113,12 +113,8 @@ def result_path(options: AccountOptions, ticket: Ticket, answer: Answer) -> str 
     return None if path == ticket.path else path
 
 
-def dump_ticket(ticket: object) -> dict[str, Any] | None:
-    """A `Ticket` as JSON values; None for none."""
-    if ticket is None:
-        return None
-    if not isinstance(ticket, Ticket):
-        raise TypeError(f"not a ticket of Fabric: {type(ticket).__name__}")
+def dump_ticket(ticket: Ticket) -> dict[str, object]:
+    """The ticket as JSON values, for `load_ticket` of this or a later version."""
     return {
         "v": _VERSIONS[-1],
         "path": ticket.path,
@@ -130,10 +126,8 @@ def dump_ticket(ticket: object) -> dict[str, Any] | None:
     }
 
 
-def load_ticket(document: object) -> Ticket | None:
+def load_ticket(document: object) -> Ticket:
     """What `dump_ticket` made. Raises `RegistryError` if it cannot be read."""
-    if document is None:
-        return None
     fields = fields_of(document, "ticket", _VERSIONS)
     is_first = fields["v"] == 1
     return Ticket(
