@@ -24,6 +24,9 @@ _HEADER_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
 _HEADER_VALUE = r"^([!-~]([\t -~]*[!-~])?)?$"
 """ASCII without white space around it (RFC 9110 5.5)."""
 
+_OF_DEAD_LETTERS = re.compile(r"(?<=[^/])(?:/\$transfer)?/\$deadletterqueue\Z", re.ASCII | re.IGNORECASE)
+"""What the dead-letter queue of an entity has behind its name, and that of what could not be forwarded."""
+
 
 def _seconds(value: object) -> float:
     return parse_duration(value).total_seconds()
@@ -41,6 +44,13 @@ def _label_filter(value: object) -> object:
     raise ValueError("must be NAME:VALUE")
 
 
+def _number(value: object) -> object:
+    # Python counts truth values among its numbers, and pydantic with it; JSON does not.
+    if value is True or value is False:
+        raise ValueError("must be a number, and no truth value")
+    return value
+
+
 def _printable(value: str) -> str:
     if not value.isprintable():
         raise ValueError("must be of printable characters")
@@ -52,6 +62,11 @@ def _entity(value: str) -> str:
     name = _printable(value).strip().strip("/")
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError("must be a queue, or a subscription as in topic/Subscriptions/name")
+    if any(part.startswith("$") for part in _OF_DEAD_LETTERS.sub("", name).split("/")):
+        raise ValueError(
+            "must be a queue, a subscription, or the dead-letter queue of one, as in orders/$deadletterqueue: no other "
+            "node with a $ has locks to keep"
+        )
     return name
 
 
@@ -115,6 +130,12 @@ Patience = Annotated[
     _duration(least=0, most=MAX_WAIT_S, exclusive=True),
 ]
 """How long something may take."""
+
+NO_TRUTH_VALUE = BeforeValidator(_number)
+"""To stand behind the bounds of every number in a body."""
+
+SequenceNumber = Annotated[int, Field(ge=0, lt=2**63), NO_TRUTH_VALUE]
+ProcessId = Annotated[int, Field(ge=1, le=2**22), NO_TRUTH_VALUE]
 
 LabelName = Annotated[str, Field(min_length=1, max_length=63)]
 LabelValue = Annotated[str, Field(max_length=255)]

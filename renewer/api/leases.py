@@ -93,7 +93,10 @@ async def create_lease(
     waiting: Annotated[Waiting, Query()],
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Keep a lock. With `wait`, the answer is held back until the lease is no longer `acquiring`."""
+    """Keep a lock. With `wait`, the answer is held back until the lease is no longer `acquiring`.
+
+    Nobody is queued for a pool: while all of its sessions are with workers this is 429 at once, `wait` or not.
+    """
     lease, created = await control.hold(hold_request(body, idempotency(request, idempotency_key, body)))
     lease_id = lease.spec.id
     if waiting.wait:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from renewer.api.amqpvalues import amqp_properties
 from renewer.api.control import Control
 from renewer.api.documents import JsonResponse
+from renewer.api.fields import NO_TRUTH_VALUE, SequenceNumber
 from renewer.api.finding import Epoch, check_epoch, find_lease, known_lease
 from renewer.api.jsonpieces import json_response
 from renewer.api.messageviews import InFlightListView, MessagesView, show_in_flight, show_messages
@@ -28,7 +29,6 @@ MOST = 100
 router = APIRouter(route_class=ApiRoute, default_response_class=JsonResponse, tags=["messages"])
 
 Handle = Annotated[str, Path(description="The message's handle, as a receive gave it.", max_length=64)]
-SequenceNumber = Annotated[int, Field(ge=0, lt=2**63)]
 
 _REMOTE = (409, 502, 504)
 
@@ -40,7 +40,9 @@ class _Wire(BaseModel):
 class NewReceive(_Wire):
     """How many messages to receive."""
 
-    max: int = Field(1, ge=1, le=MOST, description="So many at most; fewer where they are large, some 8 MiB together.")
+    max: Annotated[int, Field(ge=1, le=MOST), NO_TRUTH_VALUE] = Field(
+        1, description="So many at most; fewer where they are large, some 8 MiB together."
+    )
 
 
 class Receiving(Waiting):

@@ -23,8 +23,10 @@ from renewer.api.fields import (
     Name,
     OwnerSpan,
     Patience,
+    ProcessId,
     QueryName,
     QueryValue,
+    SequenceNumber,
     SessionId,
     Wait,
 )
@@ -71,7 +73,7 @@ class NewOwner(_Wire):
         None,
         description="How long a heartbeat counts (30 s), or how long the owner may be without its connection (1 s).",
     )
-    pid: int | None = Field(None, ge=1, le=2**22, description="The owner's process on this machine.")
+    pid: ProcessId | None = Field(None, description="The owner's process on this machine.")
 
     @model_validator(mode="after")
     def _fits(self) -> NewOwner:
@@ -93,10 +95,8 @@ class NewLease(_Wire):
         None, repr=False, description="A message's lock token. It is a secret and never shown."
     )
     locked_until_utc: Moment | None = Field(None, description="Until when the message is locked, if known.")
-    sequence_number: int | None = Field(
+    sequence_number: SequenceNumber | None = Field(
         None,
-        ge=0,
-        lt=2**63,
         description="The message's sequence number, if known: with it, a message that was settled by somebody else is "
         "told apart from a lock that was lost.",
     )

@@ -102,8 +102,9 @@ class OperationView(TypedDict):
     """An operation. `status` is the service's word, `state` ours.
 
     `error` is the service's own document, or our account; `advice` says what to do about an end that is not a good one.
-    `limited_by` names the quota that its next request waits for, past `next_poll_at`. `service_started_at` and
-    `service_updated_at` are the service's own account.
+    `next_poll_at` is null while a request is on its way, and once the next one waits for the quota that `limited_by`
+    names: it is due then, and made as soon as there is room. `service_started_at` and `service_updated_at` are the
+    service's own account.
     """
 
     id: str
@@ -287,7 +288,8 @@ def show_operation(operation: Operation, when: Calendar) -> OperationView:
         "state": _bare(operation.state),
         "status": operation.status,
         "submitted_at": when.utc_of(operation.registered_at),
-        "next_poll_at": when.utc(operation.next_attempt_at),
+        # What waits for its quota was due before now, and when there is room is not known.
+        "next_poll_at": when.utc(operation.next_attempt_at) if operation.held_back_by is None else None,
         "elapsed_s": round(until - operation.registered_at, 3),
         "deadline_at": when.utc_of(operation.deadline_at),
         "ended_at": when.utc(operation.ended_at),

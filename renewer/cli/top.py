@@ -31,7 +31,7 @@ from renewer.errors import UsageError
 if TYPE_CHECKING:
     from renewer.cli.call import Call
     from renewer.cli.endpoint import Endpoint
-    from renewer.client import Client, Event
+    from renewer.client import Client, Event, Operation
 
 _REFRESH_S = 1.0
 _PAGE = 100
@@ -43,6 +43,7 @@ _NEWSWORTHY = (
     "lease.recovered",
     *(f"operation.{state}" for state in sorted(ENDED)),
 )
+_PAST = datetime.min.replace(tzinfo=UTC)
 _FAR = datetime.max.replace(tzinfo=UTC)
 
 
@@ -91,7 +92,12 @@ def _read(client: Client) -> Reading:
     status = client.status()
     leases = client.lease_page(state="living", sort="remaining", limit=_PAGE).items
     operations = client.operation_page(state="living", limit=_PAGE).items
-    return Reading(status, leases, sorted(operations, key=lambda operation: operation.next_poll_at or _FAR))
+    return Reading(status, leases, sorted(operations, key=_due))
+
+
+def _due(operation: Operation) -> datetime:
+    """When it is its turn; those that wait for a quota have waited for the longest."""
+    return _PAST if operation.limited_by is not None else operation.next_poll_at or _FAR
 
 
 class _Watcher:

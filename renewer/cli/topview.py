@@ -11,8 +11,18 @@ from rich.text import Text
 
 from renewer.cli.output import printable, shortened, width_of
 from renewer.cli.status import counts_by_weight
-from renewer.cli.views import ENDED, OVER, STYLES, event_line, expiry_text, lease_state, outcome_text, session_text
-from renewer.cli.words import ago, plural, span
+from renewer.cli.views import (
+    ENDED,
+    OVER,
+    STYLES,
+    event_line,
+    expiry_text,
+    lease_state,
+    next_poll,
+    outcome_text,
+    session_text,
+)
+from renewer.cli.words import plural, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,7 +196,7 @@ def _operation_lines(reading: Reading, width: int) -> list[Text]:
             (str(operation.state), _style(operation.state)),
             operation.account,
             operation.status or outcome_text(operation),
-            ago(operation.next_poll_at, reading.at),
+            next_poll(operation, reading.at, wide=False),
             span(operation.elapsed_s),
         )
         for operation in reading.operations

@@ -10,6 +10,7 @@ from renewer.cli.words import ago, clock, size, span, when
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from renewer.client import Event, Lease, Operation
 
@@ -133,10 +134,19 @@ def operation_row(operation: Operation) -> Sequence[Cell | str]:
         operation.account,
         state_cell(operation.state),
         _status(operation),
-        _next_poll(operation, wide=False),
+        next_poll(operation, wide=False),
         span(operation.elapsed_s),
         outcome_text(operation),
     ]
+
+
+def next_poll(operation: Operation, now: datetime | None = None, *, wide: bool = True) -> str:
+    """When it is asked about next, or what that waits for."""
+    if operation.ended_at is not None:
+        return ""
+    if operation.limited_by is None:
+        return ago(operation.next_poll_at, now)
+    return f"waits for the quota {operation.limited_by}" if wide else "quota"
 
 
 def operation_details(operation: Operation) -> list[tuple[str, Cell | str]]:
@@ -151,7 +161,7 @@ def operation_details(operation: Operation) -> list[tuple[str, Cell | str]]:
         ("submitted", when(operation.submitted_at)),
         ("ended", when(operation.ended_at)),
         ("elapsed", span(operation.elapsed_s)),
-        ("next poll", _next_poll(operation)),
+        ("next poll", next_poll(operation)),
         ("progress", f"{operation.percent_complete:g} %" if operation.percent_complete is not None else ""),
         ("polls", _polls(operation)),
         ("last error", operation.last_poll_error or ""),
@@ -265,15 +275,6 @@ def _status(operation: Operation) -> str:
     if operation.percent_complete is not None and operation.ended_at is None:
         words.append(f"{operation.percent_complete:g} %")
     return " ".join(word for word in words if word)
-
-
-def _next_poll(operation: Operation, *, wide: bool = True) -> str:
-    """When it is asked about next, or what that waits for past its time."""
-    if operation.ended_at is not None:
-        return ""
-    if operation.limited_by is None:
-        return ago(operation.next_poll_at)
-    return f"waits for the quota {operation.limited_by}, due {ago(operation.next_poll_at)}" if wide else "quota"
 
 
 def _polls(operation: Operation) -> str:

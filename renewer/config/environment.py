@@ -1,23 +1,24 @@
 """Settings from environment variables: ``RENEWER_SECTION__KEY``, ``RENEWER_SERVICEBUS__MAIN__CONNECTION_STRING``.
 
-Ours is every variable that names one of our sections, with ``__`` behind it or alone (then JSON), and one that comes
-so near to it that it must be a slip. Others that begin with ``RENEWER_`` are somebody else's: a key for `key_env`,
-a variable of an orchestrator.
+Ours is every variable that names one of our sections, with ``__`` behind it or alone (then JSON). With ``__`` and
+another name it is a slip, and a mistake. Others that begin with ``RENEWER_`` are somebody else's: a worker's
+RENEWER_API_KEY, a key for `key_env`, what Kubernetes and Docker tell of a service named renewer.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from renewer.config.layers import Layers, Origin, flatten
 from renewer.config.model import Settings
 from renewer.config.problems import HIDDEN, escaped
-from renewer.config.shape import is_array, is_named_group
+from renewer.config.shape import all_keys, is_array, is_named_group, section_at
 from renewer.config.suggest import closest
 from renewer.errors import ConfigProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from renewer.config.keylines import KeyPath
 
@@ -25,9 +26,19 @@ PREFIX: Final = "RENEWER_"
 _DELIMITER: Final = "__"
 _WHERE: Final = "environment"
 
+_DEPTH: Final = 6
+"""As deep as settings go. Mistakes may go deeper than the stack could follow."""
+
+_OF_SERVICES: Final = re.compile(
+    r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_.*)?)", re.DOTALL
+)
+"""What Kubernetes and Docker links tell of a service, behind its name and ``_``."""
+_PLACE_OF_SERVICES: Final = re.compile(r"(?:tcp|udp|sctp)://")
+"""And how the value of NAME_PORT begins."""
+
 
 def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigProblem]:
-    """Lay over `layers` what `environ` says, variable by variable; returns the variables that say nothing we know."""
+    """Lay over `layers` what `environ` says, variable by variable; returns those that cannot be read."""
     problems: list[ConfigProblem] = []
     sections = Settings.model_fields
     for variable in sorted(environ):
@@ -37,10 +48,6 @@ def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
         if section == "api" and not delimiter and not environ[variable].lstrip().startswith("{"):
             continue  # RENEWER_API=unix:PATH tells workers and commands where the daemon is
         if section not in sections:
-            near = closest(section, sections) if delimiter else None
-            if near is not None:
-                remedy = f"no such setting; did you mean {PREFIX}{near.upper()}{_DELIMITER}{rest.upper()}?"
-                problems.append(ConfigProblem(_WHERE, escaped(variable), None, escaped(remedy)))
             continue
         # Only here: pydantic-settings takes 30 ms to load.
         from renewer.config.variable import read_variable
@@ -57,6 +64,63 @@ def lay_environment(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
             if wrong is not None:
                 problems.append(ConfigProblem(_WHERE, escaped(variable), None, escaped(wrong)))
     return problems
+
+
+def stray_variables(layers: Layers, environ: Mapping[str, str]) -> list[ConfigProblem]:
+    """The variables that are written like settings and lead to no section; not those that a setting names."""
+    named = set(_named(layers.data))
+    problems: list[ConfigProblem] = []
+    for variable in sorted(environ):
+        name = variable[len(PREFIX) :]
+        path = name.lower().lstrip("_").split(_DELIMITER)
+        written_so = variable.upper().startswith(PREFIX) and (name.startswith("_") or len(path) > 1)
+        if not written_so or name.lower().partition(_DELIMITER)[0] in Settings.model_fields:
+            continue
+        if variable not in named and not _is_of_a_service(name, environ[variable]):
+            remedy = escaped(f"no such setting; {_nearest(path)}")
+            problems.append(ConfigProblem(_WHERE, escaped(variable), None, remedy))
+    return problems
+
+
+def _named(node: object, depth: int = _DEPTH) -> Iterator[str]:
+    """The variables that settings such as `key_env` name."""
+    if depth and isinstance(node, list):
+        for item in node:
+            yield from _named(item, depth - 1)
+    elif depth and isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, str) and str(key).endswith("_env"):
+                yield value
+            else:
+                yield from _named(value, depth - 1)
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    is_place = name.endswith("PORT") and _PLACE_OF_SERVICES.match(value) is not None
+    return is_place or _OF_SERVICES.fullmatch(name) is not None
+
+
+def _nearest(path: list[str]) -> str:
+    """What was meant, or else what there is."""
+    sections = Settings.model_fields
+    section, key = closest(path[0], sections), path[-1]
+    if section is not None and len(path) > 1:
+        table = section_at((section, *path[1:-1]))
+        known = table.model_fields if table is not None else ()
+        return f"did you mean {_variable(section, *path[1:-1], closest(key, known) or key)}?"
+    names = {key, "_".join(path)}
+    meant = [
+        _variable(*place.strip("[]").split("."), name)
+        for place, name in all_keys()
+        if name in names and not place.startswith("[[")
+    ]
+    if meant:
+        return f"did you mean {' or '.join(meant)}?"
+    return f"known sections are {', '.join(sections)}, as in {_variable(next(iter(sections)), 'key')}"
+
+
+def _variable(*steps: str) -> str:
+    return PREFIX + _DELIMITER.join(steps).upper()
 
 
 def _path_of(section: str, rest: str) -> KeyPath:

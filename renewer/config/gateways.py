@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, SecretStr
 
 from renewer.config.listen import TcpListen, UnixListen, parse_gateway_listen
-from renewer.config.quantities import count_between, duration_between
+from renewer.config.quantities import count_between, duration_between, parse_duration
 from renewer.config.secretsource import SecretSource
 from renewer.config.section import EnvName, GroupSetting, ModeSetting, PathSetting, Section, lowered, secret_source
 
@@ -19,6 +19,8 @@ _PATTERN_FORM: Final = (
     'an entity or a pattern, such as "orders", "events/Subscriptions/*" or "*" for all: no URL, no empty part, no $'
 )
 _MAX_NAMED: Final = 10
+_SHORTEST: Final = timedelta(seconds=1)
+_LONGEST: Final = timedelta(days=365)
 
 
 def _gateway_name(value: object) -> str:
@@ -57,7 +59,19 @@ def is_pattern(value: object) -> bool:
     return not set(value) & set("?#\\@:%$;") and all(part and part == part.strip() and part != ".." for part in parts)
 
 
-_Span: TypeAlias = Annotated[timedelta, duration_between("1s", "365d")]
+def _longest(value: object) -> timedelta | Literal["off"]:
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return "off"
+    try:
+        span = parse_duration(value)
+    except ValueError:
+        span = timedelta(0)
+    if not _SHORTEST <= span <= _LONGEST:
+        raise ValueError('must be a duration from 1s to 365d, or "off" for as long as the worker lives')
+    return span
+
+
+_Longest: TypeAlias = Annotated[timedelta | Literal["off"], BeforeValidator(_longest)]
 _Shown: TypeAlias = Annotated[Literal["extended", "true"], BeforeValidator(lowered)]
 
 
@@ -80,7 +94,7 @@ class GatewayRenewSettings(Section):
 
     sessions: bool = True
     messages: bool = True
-    max_duration: _Span | None = None
+    max_duration: _Longest | None = None
 
 
 class GatewayEntitySettings(Section):
@@ -89,7 +103,7 @@ class GatewayEntitySettings(Section):
     entity: Annotated[str, BeforeValidator(_pattern)]
     sessions: bool | None = None
     messages: bool | None = None
-    max_duration: _Span | None = None
+    max_duration: _Longest | None = None
     show_lock_until: _Shown | None = None
 
 
@@ -106,6 +120,7 @@ class GatewaySettings(Section):
     socket_group: GroupSetting | None = None
     max_connections: Annotated[int, count_between(1, 100_000)] = 1000
     login_timeout: Annotated[timedelta, duration_between("1s", "5m")] = timedelta(seconds=20)
+    token_leniency: Annotated[timedelta, duration_between("0s", "1h")] = timedelta(minutes=5)
     key: tuple[GatewayKeySettings, ...] = ()
     renew: GatewayRenewSettings = GatewayRenewSettings()
     entity: tuple[GatewayEntitySettings, ...] = ()

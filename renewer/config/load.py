@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from renewer.config.checks import check
-from renewer.config.environment import lay_environment
+from renewer.config.environment import lay_environment, stray_variables
 from renewer.config.findings import NAMES
 from renewer.config.keylines import key_lines
 from renewer.config.layers import Layers, Origin, flatten, parse_path, step_into
@@ -59,6 +59,7 @@ def load_with_origins(
     if not readable:
         # What is in the file is not known: to look for more would find what is not wrong.
         raise ConfigError(problems)
+    problems += stray_variables(layers, environ)
     settings, broken, found = _validate(layers)
     problems += found
     if settings is not None:

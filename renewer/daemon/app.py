@@ -193,6 +193,7 @@ class Daemon:
         gauges = read_gauges(self._namespaces, self._operation_targets, self._gateways.token_failures)
         self.metrics.watch(self.supervisor.scheduler, gauges, clock)
         self.metrics.watch_gateways(self._gateways.measurements)
+        self.metrics.watch_pools(self._pools.readings)
         self.metrics.watch_daemon(self._health.readings)
         if log_sink is not None:
             self.metrics.watch_log(log_sink)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from renewer.config import UnixListen, resolve_secret
 from renewer.daemon.buildnamespaces import namespace_options
@@ -12,6 +12,7 @@ from renewer.gateway import EntityPolicy, GatewayOptions, TcpAddress, UnixAddres
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
 
     from renewer.config import GatewaySettings, Settings
 
@@ -35,6 +36,7 @@ def gateway_of(here: str, section: GatewaySettings, settings: Settings, environ:
         renewal=renewal,
         max_connections=section.max_connections,
         login_timeout_s=section.login_timeout.total_seconds(),
+        token_leniency_s=section.token_leniency.total_seconds(),
     )
 
 
@@ -67,7 +69,7 @@ def _policies(section: GatewaySettings, max_duration_s: float | None) -> tuple[E
         "*",
         sessions=renew.sessions,
         messages=renew.messages,
-        max_duration_s=max_duration_s if renew.max_duration is None else renew.max_duration.total_seconds(),
+        max_duration_s=_longest_s(renew.max_duration, max_duration_s),
         show_lock_until=section.show_lock_until,
     )
     special = (
@@ -75,11 +77,20 @@ def _policies(section: GatewaySettings, max_duration_s: float | None) -> tuple[E
             rule.entity,
             sessions=all_others.sessions if rule.sessions is None else rule.sessions,
             messages=all_others.messages if rule.messages is None else rule.messages,
-            max_duration_s=all_others.max_duration_s
-            if rule.max_duration is None
-            else rule.max_duration.total_seconds(),
+            max_duration_s=_longest_s(rule.max_duration, all_others.max_duration_s),
             show_lock_until=all_others.show_lock_until if rule.show_lock_until is None else rule.show_lock_until,
         )
         for rule in section.entity
     )
     return (*special, all_others)
+
+
+def _longest_s(said: timedelta | Literal["off"] | None, otherwise_s: float | None) -> float | None:
+    """What is said counts, be it more or less than what would be otherwise."""
+    match said:
+        case None:
+            return otherwise_s
+        case "off":
+            return None
+        case span:
+            return span.total_seconds()

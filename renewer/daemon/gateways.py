@@ -108,9 +108,8 @@ class _Gateway:
         # Whether it will end soon is watched by the namespace's own target.
         self.provider = CountedTokens(token_provider(options.namespace, clock, audience=options.namespace.audience))
         self.target = GatewayTarget(options, clock, self.provider, register=register, post=post, rng=SystemRandom())
-        self.server = GatewayServer(
-            options, self.target, clock, Doorman(options.keys), self.provider, draining=draining
-        )
+        doorman = Doorman(options.keys, options.token_leniency_s)
+        self.server = GatewayServer(options, self.target, clock, doorman, self.provider, draining=draining)
 
     def reading(self) -> GatewayReading:
         now = self.server.readings()

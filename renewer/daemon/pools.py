@@ -182,6 +182,9 @@ class SessionPools:
         if "pool" in news.spec.context and (news.final or news.news is LeaseNews.ACQUIRED):
             self._work.set()
 
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """They stay in their places."""
+
     def operation(self, news: TellOperation) -> None:
         """Operations are of no pool."""
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote, unquote_plus
 
 from renewer.errors import AmqpProtocolError, UsageError
 from renewer.gateway.addresses import NodeKind, read_node, split_address
+from renewer.gateway.options import LENIENCY_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +44,14 @@ class Refused:
 
 
 class Doorman:
-    """Judges what workers show. Keys without text let nobody in."""
+    """Judges what workers show. Keys without text let nobody in.
 
-    def __init__(self, keys: Sequence[WorkerKey]) -> None:
+    `leniency_s` is for how long after its end a token still lets in, as the clocks of workers differ from ours.
+    """
+
+    def __init__(self, keys: Sequence[WorkerKey], leniency_s: float = LENIENCY_S) -> None:
         self._keys = tuple(key for key in keys if key.key)
+        self._leniency_s = leniency_s
         self._nonce = secrets.token_bytes(32)
 
     def judge(self, token: str, audience: str, wall_now: float) -> Admitted | Refused:
@@ -66,7 +71,7 @@ class Doorman:
         key = self._signer(signature)
         if key is None:
             return Refused("key", _NOT_OURS)
-        if int(signature.expiry) + LENIENCY_S < wall_now:
+        if int(signature.expiry) + self._leniency_s < wall_now:
             return Refused("key", "ExpiredToken: the token has expired; is the clock of the worker right?")
         try:
             host, path = _host_and_path(audience)
@@ -160,8 +165,6 @@ def may_not_use(key: WorkerKey, base: str) -> str:
 MOST_GRANTS: Final = 4096
 """Entities that one worker may have signed for."""
 
-LENIENCY_S: Final = 300.0
-"""For how long after its end a token still lets in: the clocks of containers differ."""
 LONGEST_TOKEN: Final = 4096
 
 _PREFIX: Final = "SharedAccessSignature "

@@ -14,6 +14,10 @@ LONGEST_SHOWN_S: Final = 7 * 86_400.0
 """How far in the future the end of a lock is shown to a worker; 32-bit millisecond timers end after 24.8 days."""
 
 
+LENIENCY_S: Final = 300.0
+"""How far the clock of a worker may be behind, unless configured otherwise: those of containers differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerKey:
     """A key that lets workers in, and the entities that they may use: names and patterns, where * stands for a part."""
@@ -71,7 +75,8 @@ class GatewayOptions:
     """One gateway. Spans in seconds.
 
     `policies` are tried in order, the last one covers everything. `max_connections` bounds the workers' connections,
-    `login_timeout_s` the time that one has to prove a key. `lock_duration_s` of the namespace counts here too.
+    `login_timeout_s` the time that one has to prove a key, and `token_leniency_s` is for how long after its end a token
+    still proves one. `lock_duration_s` of the namespace counts here too.
     """
 
     name: str
@@ -82,6 +87,7 @@ class GatewayOptions:
     renewal: RenewalPolicy = field(default_factory=RenewalPolicy)
     max_connections: int = 1000
     login_timeout_s: float = 20.0
+    token_leniency_s: float = LENIENCY_S
 
     @property
     def target_name(self) -> str:

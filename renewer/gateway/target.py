@@ -14,7 +14,7 @@ from renewer.gateway.ledger import ConnectionLedger
 from renewer.gateway.spare import SpareChannel
 from renewer.targets.servicebus.durations import LockDurations
 from renewer.targets.servicebus.lockbatches import LockBatches
-from renewer.targets.servicebus.lockrenewals import LockRenewal
+from renewer.targets.servicebus.lockrenewals import LockRenewal, LockRenewals
 from renewer.targets.servicebus.managementops import read_expiration, renew_session_lock
 from renewer.targets.servicebus.pacing import Pace
 from renewer.targets.servicebus.verdicts import copy_of
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from renewer.core.events import Event
     from renewer.core.model import Grant, LeaseSpec
     from renewer.gateway.kept import Kept
+    from renewer.gateway.ledger import LinkPlace
     from renewer.gateway.ledgers import SpareWay
     from renewer.gateway.options import GatewayOptions
     from renewer.messages import InFlight, ReceivedMessage
-    from renewer.ports import Clock, PendingRenewal, Settlement
+    from renewer.ports import Clock, Settlement, W
     from renewer.targets.servicebus.credentials import TokenProvider
     from renewer.targets.servicebus.lockbatches import Renewed
 
@@ -143,18 +144,19 @@ class GatewayTarget:
             self._book.refused(kept, error)
             raise
 
-    def begin_renewal(
-        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
-    ) -> PendingRenewal | None:
-        """Renew the lock of a message without a task that waits. See `BeginsRenewals`."""
-        kept = self._book.find(spec.id)
-        if kept is None or kept.token is None or kept.loss is not None or self._tasks is None:
-            return None
-        renewal = LockRenewal(self, kept, answered)
-        renewal.wish = self._batches.ask(
-            kept.place, kept.token, lock_s=kept.lock.duration_s, deadline=kept.expires_at, done=renewal.on_answer
-        )
-        return renewal
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
+        """Renew the locks of messages without a task that waits. See `BeginsRenewals`."""
+        together = LockRenewals(self, answered)
+        by_place: dict[LinkPlace, list[LockRenewal[Kept]]] = {}
+        for one in wanted:
+            kept = self._book.find(one.spec.id)
+            if kept is not None and kept.token is not None and kept.loss is None and self._tasks is not None:
+                renewal = LockRenewal(together, one, kept, kept.token, kept.lock.duration_s, kept.expires_at)
+                by_place.setdefault(kept.place, []).append(renewal)
+        for place, renewals in by_place.items():
+            self._batches.ask(place, renewals)
+            for renewal in renewals:
+                renewal.wanted.renewal = renewal
 
     def granted(self, kept: Kept, renewed: Renewed) -> Grant:
         """Take in that the lock of a message was renewed."""

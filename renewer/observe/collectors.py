@@ -118,6 +118,75 @@ class GatewayCollector(Collector):
         yield from (connections, refusals, failures, messages, buffered)
 
 
+class PoolReadings(Protocol):
+    """What a pool of sessions shows at the moment of a scrape."""
+
+    @property
+    def target(self) -> str:
+        """The namespace that it is on."""
+        ...
+
+    @property
+    def sessions(self) -> int:
+        """How many it is for."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """Those that are free."""
+        ...
+
+    @property
+    def acquiring(self) -> int:
+        """Those that are free and still on their way."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """Those that are with workers."""
+        ...
+
+
+class PoolCollector(Collector):
+    """How the pools of each namespace stand, together: which entity a pool is of is no label. Nothing without any."""
+
+    def __init__(self, read: Callable[[], Iterable[PoolReadings]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        """Registered without being collected: the pools may not be open yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One reading of each namespace that has pools."""
+        totals: dict[str, Counter[str]] = {}
+        for now in self._read():
+            total = totals.setdefault(now.target, Counter(dict.fromkeys(("free", "acquiring", "taken"), 0)))
+            total.update(free=now.held, acquiring=now.acquiring, taken=now.taken)
+            total.update(size=now.sessions, full=not now.held + now.acquiring)
+        if not totals:
+            return
+        size = GaugeMetricFamily(
+            "renewer_pool_size", "How many sessions the pools of a namespace are for.", labels=["target"]
+        )
+        sessions = GaugeMetricFamily(
+            "renewer_pool_sessions",
+            "Sessions of pools: free for a worker to take, acquiring, or taken by one.",
+            labels=["target", "state"],
+        )
+        full = GaugeMetricFamily(
+            "renewer_pools_full",
+            "Pools all of whose sessions are with workers: who asks for one more is refused.",
+            labels=["target"],
+        )
+        for target, total in totals.items():
+            size.add_metric([target], total["size"])
+            full.add_metric([target], total["full"])
+            for state in ("free", "acquiring", "taken"):
+                sessions.add_metric([target, state], total[state])
+        yield from (size, sessions, full)
+
+
 class DaemonCollector(Collector):
     """What the daemon's parts count themselves."""
 

@@ -6,7 +6,7 @@ Children are looked up once and kept; what can be counted at scrape time is coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import prometheus_client
@@ -21,6 +21,8 @@ from renewer.observe.collectors import (
     GatewayReadings,
     Gauges,
     LogCollector,
+    PoolCollector,
+    PoolReadings,
     StateCollector,
 )
 from renewer.observe.histograms import Histogram
@@ -38,8 +40,6 @@ _SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RETRY_AFTER_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 3600.0)
-
-_RENEWED = LeaseNews.RENEWED  # Most news are; CPython 3.11 takes its time to read a member off its enum.
 
 
 class Metrics:
@@ -144,6 +144,10 @@ class Metrics:
         """Show what the gateways count themselves."""
         self.registry.register(GatewayCollector(read))
 
+    def watch_pools(self, read: Callable[[], Iterable[PoolReadings]]) -> None:
+        """Show how the pools of sessions stand."""
+        self.registry.register(PoolCollector(read))
+
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
         return prometheus_client.generate_latest(self.registry)
@@ -160,14 +164,9 @@ class MetricsHook:
     def lease(self, news: TellLease) -> None:
         """Count one piece of news of a lease."""
         metrics = self._metrics
-        if news.news is _RENEWED:
-            self._renewed.inc()
-            if news.margin_s is not None:
-                metrics.margin.observe(news.margin_s)
-                if news.lock_s:
-                    metrics.margin_ratio.observe(news.margin_s / news.lock_s)
-            return
         match news.news:
+            case LeaseNews.RENEWED:
+                self.renewed([news])
             case LeaseNews.RENEW_FAILED:
                 metrics.renewals.labels(news.failure or "unknown").inc()
             case LeaseNews.LOST if news.reason is not None:
@@ -180,6 +179,15 @@ class MetricsHook:
                 metrics.acquisitions.labels(news.failure or "unknown").inc()
             case _:
                 pass
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """Count renewals."""
+        metrics = self._metrics
+        self._renewed.inc(len(news))
+        metrics.margin.observe_all([one.margin_s for one in news if one.margin_s is not None])
+        metrics.margin_ratio.observe_all(
+            [one.margin_s / one.lock_s for one in news if one.margin_s is not None and one.lock_s]
+        )
 
     def operation(self, news: TellOperation) -> None:
         """Count one piece of news of an operation."""
@@ -205,11 +213,11 @@ class AttemptMetrics:
         self._lateness = {kind: metrics.lateness.of(kind) for kind in ATTEMPT_KINDS}
         self._renewal_duration = metrics.renewal_duration
 
-    def attempt_started(self, kind: str, lateness_s: float) -> None:
-        """An attempt of this kind began, so long after it fell due."""
-        self._lateness[kind].observe(lateness_s)
-        self.max_lateness_s = max(self.max_lateness_s, lateness_s)
+    def attempts_started(self, kind: str, lateness_s: Sequence[float]) -> None:
+        """Attempts of this kind began, each so long after it fell due."""
+        self._lateness[kind].observe_all([max(0.0, late_s) for late_s in lateness_s])
+        self.max_lateness_s = max(self.max_lateness_s, *lateness_s)
 
-    def renewal_answered(self, duration_s: float) -> None:
-        """A renewal was answered, well or not, after so long."""
-        self._renewal_duration.observe(duration_s)
+    def renewals_answered(self, duration_s: Sequence[float]) -> None:
+        """Renewals were answered, well or not, each after so long."""
+        self._renewal_duration.observe_all(duration_s)

@@ -20,7 +20,7 @@ import httpx
 from renewer.errors import TransientError, TransientKind
 from renewer.targets.origins import redact
 from renewer.targets.spool import ArrivingBody
-from renewer.targets.transport import TIMEOUT, AiohttpTransport, PlainRequest
+from renewer.targets.transport import TIMEOUT, AiohttpTransport, PlainRequest, check_request
 
 if TYPE_CHECKING:
     import ssl
@@ -38,6 +38,8 @@ RESULT_BODY_MAX = 64 * 1024 * 1024
 """Bytes of a result that are read unless configured otherwise."""
 
 _KEEPALIVE_S = 75.0
+_LEAST_STATUS = 100
+"""RFC 9110 15: three digits, the first of them 1 to 5. What is above comes from servers, too, and is for who asked."""
 _MAX_FIELD = 32 * 1024
 _UNPACKED = 64 * 1024
 """Bytes that are unpacked at a time."""
@@ -178,13 +180,16 @@ async def exchange(
 
     Sent as it is: no defaults, no cookies, no credentials of a client are added. Raises `TransientError` of kind
     network, timeout or garbage; `BodyTooLargeError` where the body is too large, `SpoolError` where it cannot be
-    written.
+    written; `UsageError` where method or headers are such as cannot be sent, and then nothing is.
     """
+    check_request(request)
     try:
         response = await _send(sender, request)
         is_spooled = spool is not None and _may_be_result(response.status_code)
         async with ArrivingBody(spool if is_spooled else None) as arriving:
             try:
+                if response.status_code < _LEAST_STATUS:
+                    raise httpx.RemoteProtocolError("a status below 100")
                 cut = spool is not None and not is_spooled
                 if max_body is not None and not await _receive(response, max_body, arriving, cut=cut):
                     head = Answer(response.status_code, response.headers, b"")

@@ -15,8 +15,11 @@ import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
+from renewer.errors import UsageError
+from renewer.targets.origins import redact
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     import aiohttp
 
@@ -27,20 +30,57 @@ _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?(?!.*/\.)/[A-Za-z0-
 """URLs that httpx leaves as they are: nothing in them is escaped, or would have to be, and no `..` leads upwards."""
 
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+"""RFC 9110 5.6.2: what a method and the name of a header are."""
+
+_VALUE = re.compile(r"[\t -~]*\Z")
+
+
 class PlainRequest:
-    """A request that is not of httpx: its URL as text, and its headers, none of which is about the connection."""
+    """A request that is not of httpx: its URL as text, and its headers, none of which is about the connection.
 
-    __slots__ = ("content", "headers", "method", "url")
+    `are_headers_checked`: by `check_headers`, as whoever sends the same ones thousands of times does once.
+    """
 
-    def __init__(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> None:
+    __slots__ = ("are_headers_checked", "content", "headers", "method", "url")
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
+        *,
+        are_headers_checked: bool = False,
+    ) -> None:
         self.method = method
         self.url = url
         self.headers = headers
         self.content = content
+        self.are_headers_checked = are_headers_checked
 
     def for_httpx(self) -> httpx.Request:
         """The same for whoever takes no other."""
         return httpx.Request(self.method, self.url, headers=self.headers, content=self.content)
+
+
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Raise UsageError, which names the header and not its value, where one is none that HTTP has, or more than one."""
+    for name, value in headers:
+        if not _TOKEN.match(name):
+            raise UsageError(f"headers.{redact(name, limit=60)}: is not a header name")
+        if not _VALUE.match(value):
+            raise UsageError(f"headers.{name}: must be one line of ASCII text, without control characters")
+
+
+def check_request(request: httpx.Request | PlainRequest) -> None:
+    """Raise UsageError where the method or a header is none that HTTP has; nothing of it must be sent then."""
+    if not _TOKEN.match(request.method):
+        raise UsageError("method: must be a word such as GET")
+    if isinstance(request, httpx.Request):
+        check_headers(request.headers.multi_items())
+    elif not request.are_headers_checked:
+        check_headers(request.headers.items())
 
 
 class ReceivedHeaders(httpx.Headers):

@@ -61,6 +61,22 @@ async def test_an_entity_has_one_name_however_it_is_written(control, client):
     assert {asked.entity for asked in control.asked} == {"orders"}
 
 
+@pytest.mark.parametrize(
+    "entity",
+    [
+        "orders/$deadletterqueue",
+        "orders/$Transfer/$DeadLetterQueue",
+        "topic/subscriptions/sub",
+        "topic/subscriptions/sub/$DeadLetterQueue",
+        "a.b/c$d",
+    ],
+)
+async def test_subscriptions_and_dead_letter_queues_are_entities(control, client, entity):
+    body = {"entity": entity, "kind": "message", "lock_token": TOKEN}
+    assert (await client.post("/v1/leases", json=body)).status_code == 201
+    assert [asked.entity for asked in control.asked] == [entity]
+
+
 async def test_the_lock_of_a_message_is_kept_and_its_token_never_shown(control, client):
     until = "2026-11-22T17:00:00Z"
     body = {"entity": "orders", "kind": "message", "lock_token": TOKEN.upper(), "locked_until_utc": until}

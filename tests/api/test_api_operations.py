@@ -126,9 +126,12 @@ async def test_an_operation_is_shown_as_it_stands(control, client):
     }
     assert promised.items() <= shown.items()
     assert {"next_poll_at", "submitted_at"} <= shown.keys()
-    assert shown["limited_by"] == "azure.main reads"
+    assert (shown["limited_by"], shown["next_poll_at"]) == ("azure.main reads", None)
     assert shown["service_started_at"] == "2026-01-01T00:00:00Z"
     assert shown["service_updated_at"] is None
+    operation.held_back_by = None
+    shown = (await client.get(f"/v1/operations/{operation.spec.id}")).json()
+    assert (shown["limited_by"], shown["next_poll_at"] is None) == (None, False)
     control.finish(operation, JSON)
     shown = (await client.get(f"/v1/operations/{operation.spec.id}")).json()
     assert shown["result"].keys() == {"kind", "size", "href"}

@@ -125,6 +125,14 @@ def test_each_gateway_has_a_line_with_what_goes_wrong_there() -> None:
     ]
 
 
+def test_what_waits_for_its_quota_says_so_instead_of_a_time_that_has_passed() -> None:
+    shown = reading(1)
+    waits = replace(operation(7), limited_by="fabric.main jobs", next_poll_at=NOW - timedelta(seconds=90))
+    (line,) = [line for line in drawn(replace(shown, operations=[waits]), 120, 24) if line.startswith("op-")]
+    assert "quota" in line
+    assert "ago" not in line
+
+
 def test_without_leases_the_screen_says_how_to_get_one() -> None:
     assert any("renewer lease hold" in line for line in drawn(reading(0), 80, 24))
 
@@ -155,6 +163,16 @@ def test_once_for_programs_is_one_document(run: Run, daemon: StandIn) -> None:
     assert document["status"]["state"] == "ready"
     assert [lease["id"] for lease in document["leases"]] == ["lease-1"]
     assert [operation["id"] for operation in document["operations"]] == ["op-1"]
+
+
+def test_operations_that_wait_for_a_quota_come_first_and_those_that_are_asked_about_last(
+    run: Run, daemon: StandIn
+) -> None:
+    daemon.add_operation("op-1")
+    daemon.add_operation("op-2", next_poll_at="2026-01-01T00:00:00Z")
+    daemon.add_operation("op-3", limited_by="fabric.main jobs")
+    operations = run("top", "--once", "-o", "json").json["operations"]
+    assert [operation["id"] for operation in operations] == ["op-3", "op-2", "op-1"]
 
 
 def test_once_prints_one_screen_and_asks_for_one_page_of_each(run: Run, daemon: StandIn) -> None:

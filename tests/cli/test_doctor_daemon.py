@@ -224,6 +224,62 @@ def test_little_memory_is_a_warning(tmp_path: Path, inner: str, outer: str, verd
     assert outcome.verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer", "seen"),
+    [
+        ("9223372036854771712", "9223372036854771712", "no limit for the daemon"),
+        ("9223372036854771712", "67108864", "64 MiB allowed for the daemon"),
+        ("67108864", "9223372036854771712", "64 MiB allowed for the daemon"),
+    ],
+)
+def test_little_memory_is_a_warning_where_control_groups_are_of_the_first_version(
+    tmp_path: Path, inner: str, outer: str, seen: str
+) -> None:
+    (tmp_path / "77").mkdir()
+    membership = "9:name=systemd:/\n4:memory:/docker/abc\n1:cpu,cpuacct:/docker/abc\n0::/\n"
+    (tmp_path / "77" / "cgroup").write_text(membership)
+    group = tmp_path / "cgroup" / "memory" / "docker" / "abc"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(f"{inner}\n")
+    (group.parent / "memory.limit_in_bytes").write_text(f"{outer}\n")
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert outcome.seen.startswith(seen)
+    assert outcome.verdict is (Verdict.OK if seen.startswith("no limit") else Verdict.WARN)
+
+
+@pytest.mark.parametrize(
+    ("membership", "file"),
+    [("0::/kubepods/pod1\n", "memory.max"), ("4:memory:/kubepods/pod1\n0::/\n", "memory/memory.limit_in_bytes")],
+)
+def test_in_a_container_the_limit_is_that_of_its_root(tmp_path: Path, membership: str, file: str) -> None:
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77" / "cgroup").write_text(membership)
+    (tmp_path / "cgroup" / "memory").mkdir(parents=True)
+    (tmp_path / "cgroup" / file).write_text("67108864\n")
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert outcome.seen.startswith("64 MiB allowed for the daemon")
+
+
+@pytest.mark.parametrize(
+    "membership", [None, "", "nonsense\n", "0::/a/b\n", "0::/../..\n", "4:memory:/a\n0::/\n", "4:memory:/\n"]
+)
+def test_where_it_cannot_be_told_how_much_memory_there_is_that_is_said(tmp_path: Path, membership: str | None) -> None:
+    (tmp_path / "77").mkdir()
+    (tmp_path / "cgroup").mkdir()
+    if membership is not None:
+        (tmp_path / "77" / "cgroup").write_text(membership)
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert (outcome.verdict, outcome.seen) == (Verdict.OK, "not known on this system")
+
+
+def test_at_the_root_of_all_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    (tmp_path / "77").mkdir()
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "77" / "cgroup").write_text("0::/\n")
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert (outcome.verdict, outcome.seen) == (Verdict.OK, "no limit for the daemon")
+
+
 def test_the_clock_is_looked_at_and_not_changed() -> None:
     assert limits.examine_clock().verdict in (Verdict.OK, Verdict.WARN)
 

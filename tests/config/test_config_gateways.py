@@ -50,9 +50,16 @@ def test_a_gateway_needs_a_key_and_the_rest_has_defaults(config: ConfigFile) -> 
         ("local", SECRET, ("orders", "events/Subscriptions/*"))
     ]
     assert found.policies == (EntityPolicy(),)
-    assert (found.max_connections, found.login_timeout_s) == (1000, 20.0)
+    assert (found.max_connections, found.login_timeout_s, found.token_leniency_s) == (1000, 20.0, 300.0)
     assert found.renewal.reacquire is False
     assert SECRET not in repr(found)
+
+
+def test_signatures_of_workers_can_be_held_to_their_end(config: ConfigFile) -> None:
+    (found,) = options(config, f"{GATEWAY}token_leniency = '0s'\n{KEY}")
+    assert found.token_leniency_s == 0.0
+    (problem,) = config.problems(f"{MAIN}{GATEWAY}token_leniency = '2h'\n{KEY}")
+    assert (problem.key, problem.remedy) == ("gateway[0].token_leniency", "must be a duration from 0s to 1h")
 
 
 def test_where_no_address_is_given_it_is_the_port_of_amqp(config: ConfigFile) -> None:
@@ -74,6 +81,33 @@ def test_rules_for_entities_take_what_they_leave_out_from_those_for_all(config: 
         EntityPolicy("events/*/audit-*", messages=True, max_duration_s=600),
         EntityPolicy("*", messages=False, max_duration_s=14_400, show_lock_until="true"),
     )
+
+
+def test_a_rule_can_keep_locks_for_longer_than_those_of_all_others_or_for_ever(config: ConfigFile) -> None:
+    (found,) = options(
+        config,
+        f"[renewal]\nmax_duration = '2h'\n{GATEWAY}{KEY}[gateway.renew]\nmax_duration = '4h'\n"
+        "[[gateway.entity]]\nentity = 'orders'\nmax_duration = '1d'\n"
+        "[[gateway.entity]]\nentity = 'events/Subscriptions/*'\nmax_duration = 'off'\n",
+    )
+    assert [policy.max_duration_s for policy in found.policies] == [86_400, None, 14_400]
+
+
+def test_the_gateway_can_lift_what_is_the_longest_for_all_leases(config: ConfigFile) -> None:
+    (found,) = options(
+        config,
+        f"[renewal]\nmax_duration = '2h'\n{GATEWAY}{KEY}[gateway.renew]\nmax_duration = 'Off'\n"
+        "[[gateway.entity]]\nentity = 'orders'\nmax_duration = '10m'\n",
+    )
+    assert [policy.max_duration_s for policy in found.policies] == [600, None]
+
+
+@pytest.mark.parametrize("given", ["'never'", "'500ms'", "'366d'", "false", "0", "''"])
+def test_the_longest_that_a_lock_is_kept_is_a_duration_or_off(config: ConfigFile, given: str) -> None:
+    text = f"{MAIN}{GATEWAY}{KEY}[[gateway.entity]]\nentity = 'orders'\nmax_duration = {given}\n"
+    (problem,) = config.problems(text)
+    assert problem.key == "gateway[0].entity[0].max_duration"
+    assert 'from 1s to 365d, or "off"' in problem.remedy
 
 
 def test_the_longest_that_a_lock_is_kept_is_that_of_all_leases_unless_the_gateway_says(config: ConfigFile) -> None:

@@ -89,6 +89,42 @@ def test_other_peoples_variables_are_left_alone(config: ConfigFile) -> None:
     assert config.problems("", environ=environ) == []
 
 
+def test_what_kubernetes_and_docker_tell_of_a_service_named_renewer_is_no_mistake(config: ConfigFile) -> None:
+    environ = {
+        "RENEWER_SERVICE_HOST": "10.0.0.1",
+        "RENEWER_SERVICE_PORT": "8080",
+        "RENEWER_SERVICE_PORT_METRICS": "9464",
+        "RENEWER_SERVICE_PORT_A__B": "9465",
+        "RENEWER_PORT": "tcp://10.0.0.1:8080",
+        "RENEWER_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "RENEWER_PORT_8080_TCP_PROTO": "tcp",
+        "RENEWER_PORT_8080_TCP_PORT": "8080",
+        "RENEWER_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "RENEWER_METRICS_SERVICE_HOST": "10.0.0.2",
+        "RENEWER__X_SERVICE_HOST": "10.0.0.3",
+        "RENEWER__X_PORT": "udp://10.0.0.3:53",
+        "RENEWER__X_PORT_53_UDP_ADDR": "10.0.0.3",
+    }
+    assert config.problems("", environ=environ) == []
+
+
+def test_variables_of_commands_workers_and_tests_are_no_settings(config: ConfigFile) -> None:
+    names = ("API", "API_KEY", "CONFIG", "LEASE", "SESSION_ID", "EPOCH", "ENTITY", "GATEWAY_KEY", "KILLS", "TEST_SEED")
+    assert config.problems("", environ={f"RENEWER_{name}": "unix:x" for name in names}) == []
+
+
+def test_a_variable_that_a_setting_names_may_be_called_anything(config: ConfigFile) -> None:
+    environ = {"RENEWER_SECRETS__CALLBACK": "k", "RENEWER_DEAMON__KEY": "k", "RENEWER_WORKERS__KEY": "0123456789abcdef"}
+    text = (
+        '[servicebus.main]\nconnection_string = "$CONNECTION"\n[callback]\nkey_env = "RENEWER_SECRETS__CALLBACK"\n'
+        '[[gateway]]\nlisten = "127.0.0.1:0"\n[[gateway.key]]\nname = "local"\nkey_env = "RENEWER_WORKERS__KEY"\n'
+        'entities = ["*"]\n'
+    )
+    overrides = {"api.key_env": "RENEWER_DEAMON__KEY"}
+    assert config.problems(text, environ=environ, overrides=overrides) == []
+    assert [problem.key for problem in config.problems(text, environ=environ)] == ["RENEWER_DEAMON__KEY"]
+
+
 def test_flags_that_were_not_given_change_nothing(config: ConfigFile) -> None:
     settings = config.load(
         '[daemon]\nlog_level = "debug"\n', overrides={"daemon.log_level": None, "api": {"key": None}}

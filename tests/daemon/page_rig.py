@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from renewer.api.control import EventDocument, GatewayReading, PoolReading, StatusReading, TargetReading
+from renewer.core.failing import Trouble
 from renewer.core.leases import Lease
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner
-from renewer.core.operations import Operation, Trouble
+from renewer.core.operations import Operation
 from renewer.core.past import Loss
 from renewer.core.states import LeaseKind, LeaseState, LossReason, OperationState, OwnerKind
 

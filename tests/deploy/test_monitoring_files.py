@@ -15,6 +15,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from renewer.api.control import PoolReading
 from renewer.config import load
 from renewer.daemon.app import Daemon
 from renewer.observe import Metrics
@@ -69,11 +70,12 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def of_gateways():
-    """What is exported beside that where a gateway is configured."""
+def of_some():
+    """What is exported beside that where a gateway and a pool are configured."""
     metrics = Metrics(CollectorRegistry())
     before = named(metrics)
     metrics.watch_gateways(lambda: [Gateway()])
+    metrics.watch_pools(lambda: [PoolReading("servicebus.main", "orders", 1, 0, 0, 1)])
     return named(metrics) - before
 
 
@@ -124,29 +126,27 @@ def test_pods_are_scraped_as_the_job_that_the_rules_look_for():
     assert 'up{job="renewer"}' in (MONITORING / "rules" / "alerts.yaml").read_text()
 
 
-def test_every_metric_of_the_daemon_is_on_a_dashboard_or_in_an_alert_or_documented_as_for_debugging(
-    exported, of_gateways
-):
+def test_every_metric_of_the_daemon_is_on_a_dashboard_or_in_an_alert_or_documented_as_for_debugging(exported, of_some):
     debugging = (MONITORING / "README.md").read_text().split("For debugging alone")[1].split("\n\n")[0]
     used = names_in("\n".join(expressions()))
     for_debugging = names_in(debugging)
     assert for_debugging <= exported
-    assert (exported | of_gateways) - used - for_debugging == set()
+    assert (exported | of_some) - used - for_debugging == set()
     assert not used & for_debugging
 
 
-def test_no_expression_asks_for_a_metric_that_there_is_not(exported, of_gateways):
+def test_no_expression_asks_for_a_metric_that_there_is_not(exported, of_some):
     recorded = {rule["record"] for rule in rules("recording.yaml")}
     for expression in expressions():
-        assert names_in(expression) <= exported | of_gateways
+        assert names_in(expression) <= exported | of_some
         assert set(re.findall(r"\w+:\w+:\w+", expression)) <= recorded
 
 
-def test_every_metric_is_explained_in_the_readme(exported, of_gateways):
+def test_every_metric_is_explained_in_the_readme(exported, of_some):
     text = (MONITORING / "README.md").read_text()
     # "`…_refusals_total`" goes on from the name before it.
     text += "".join(f" renewer_gateway{part}" for part in re.findall(r"…(_[a-z_]+)", text))
-    missing = {name for name in exported | of_gateways if name not in text and not name.startswith("process_")}
+    missing = {name for name in exported | of_some if name not in text and not name.startswith("process_")}
     assert missing == set()
 
 

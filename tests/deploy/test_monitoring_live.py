@@ -185,7 +185,7 @@ class Daemon:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
-    queues = ["--queue", "orders:session"]
+    queues = ["--queue", "orders:session", "--queue", "shipments:session"]
     listen = ["--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--lock-duration", "2s"]
     with process(*RENEWER, "emulator", *listen, *queues, cwd=folder) as (_, lines):
         ready = json.loads(line_with(lines, r".*emulator ready.*")[0])
@@ -203,6 +203,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             [[session]]
             entity = "orders"
             session_id = "customer-1"
+            [[session]]
+            entity = "shipments"
+            sessions = 2
             [fabric.main]
             base_url = "http://{ready["http"]}/v1"
             token = "local"

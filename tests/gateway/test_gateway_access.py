@@ -132,6 +132,16 @@ def test_a_token_lets_in_until_shortly_after_its_end() -> None:
     assert "ExpiredToken" in verdict.text
 
 
+@pytest.mark.parametrize("leniency_s", [0.0, 60.0])
+def test_for_how_long_after_its_end_a_token_lets_in_can_be_chosen(leniency_s: float) -> None:
+    doorman = Doorman([LOCAL, OTHER], leniency_s)
+    token = signature(expires_at=int(NOW))
+    assert isinstance(doorman.judge(token, AUDIENCE, NOW + leniency_s), Admitted)
+    verdict = doorman.judge(token, AUDIENCE, NOW + leniency_s + 1)
+    assert isinstance(verdict, Refused)
+    assert "ExpiredToken" in verdict.text
+
+
 def test_an_entity_that_the_key_may_not_use_is_refused() -> None:
     verdict = refused(signature("sb://127.0.0.1:5672/secret"), "sb://127.0.0.1:5672/secret")
     assert verdict == Refused("entity", may_not_use(LOCAL, "secret"))

@@ -13,7 +13,7 @@ import structlog
 from renewer.amqp.websocket import accept_websocket
 from renewer.daemon.clock import SystemClock
 from renewer.errors import TransientError, UsageError
-from renewer.gateway import pair as pair_module
+from renewer.gateway import pressure
 from renewer.gateway import server as server_module
 from renewer.gateway import upstream as upstream_module
 from renewer.gateway import wire as wire_module
@@ -320,7 +320,7 @@ async def test_many_workers_pass_side_by_side():
 
 
 async def test_a_worker_that_reads_nothing_is_told_to_the_relay_and_at_last_stops_the_broker(way, monkeypatch):
-    monkeypatch.setattr(pair_module, "HARD_LIMIT", 1024 * 1024)
+    monkeypatch.setattr(pressure, "HARD_LIMIT", 1024 * 1024)
     broker, settings = way
     async with gateway(options(settings)) as rig:
         worker, other = await rig.let_through(broker)

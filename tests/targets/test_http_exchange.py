@@ -178,6 +178,12 @@ async def test_each_trouble_has_its_kind_and_shows_no_secrets(error, kind):
     assert (await trouble(stream(b"x", error=error))).kind == kind
 
 
+async def test_a_status_that_http_does_not_have_is_garbage_and_its_body_is_left():
+    response = httpx.Response(0, stream=Pieces([b"x"]))
+    assert (await trouble(response)).kind == "garbage"
+    assert (response.stream._stream.taken, response.stream._stream.closed) == (0, True)
+
+
 async def test_a_redirect_is_an_answer_like_any_other():
     answer = await ask(httpx.Response(307, headers={"Location": "https://evil.example/"}))
     assert answer.status == 307
@@ -307,6 +313,8 @@ async def test_the_environment_names_no_proxy(anyio_backend, monkeypatch):
     [
         ([b"\x01\x00\x00VRetry-After: 42\r\n\r\n"], "garbage"),
         ([b"SSH-2.0-OpenSSH_9\r\n\r\n"], "garbage"),
+        ([b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n"], "garbage"),
+        ([b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"], "garbage"),
         ([HEAD + b"Content-Length: nonsense\r\n\r\n"], "garbage"),
         ([HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n"], "garbage"),
         ([HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello"], "garbage"),

@@ -14,7 +14,7 @@ import anyio.abc
 import httpx
 import pytest
 
-from renewer.errors import TransientError
+from renewer.errors import TransientError, UsageError
 from renewer.targets.http import build_transport, exchange
 from renewer.targets.transport import PlainRequest
 from tests.targets.tls_rig import Authority
@@ -188,3 +188,42 @@ async def test_whom_to_believe_is_read_anew_when_the_file_was_replaced(
         believed.unlink()
         believed.write_bytes(new.file.read_bytes())
         assert await ask() == b"ok"
+
+
+@pytest.mark.parametrize("of_httpx", [True, False])
+@pytest.mark.parametrize(
+    ("method", "headers", "key"),
+    [
+        ("GET", {"X-One": "a\r\nsecret: b"}, "headers.x-one: "),
+        ("GET", {"X-One": "secret\0"}, "headers.x-one: "),
+        ("GET", {"X-One": "secret\x01"}, "headers.x-one: "),
+        ("GET", {"X-One": "secret\x7f"}, "headers.x-one: "),
+        ("GET", {"X-Two": "fine", "X One": "secret"}, "headers.x one: "),
+        ("GET", {"X-One\n": "secret"}, "headers.x-one: "),
+        ("GET", {"": "secret"}, "headers.: "),
+        ("GE secret", {}, "method: "),
+        ("GET\r\nsecret: x", {}, "method: "),
+        ("", {}, "method: "),
+    ],
+)
+async def test_what_cannot_be_sent_is_named_and_not_repeated_and_nothing_is_sent(
+    method: str, headers: dict[str, str], key: str, *, of_httpx: bool
+) -> None:
+    async with served() as server, build_transport() as transport:
+        request = (
+            httpx.Request(method, server.url, headers=headers)
+            if of_httpx
+            else PlainRequest(method, server.url, headers)
+        )
+        with pytest.raises(UsageError) as caught:
+            await exchange(transport, request, max_body=10)
+        assert str(caught.value).lower().startswith(key)
+        assert "secret" not in str(caught.value).lower()
+        assert server.connections == 0
+
+
+async def test_a_header_that_is_not_ascii_is_named_and_not_repeated() -> None:
+    async with build_transport() as transport:
+        request = PlainRequest("GET", "http://127.0.0.1:9/", {"X-One": "gehëim"})
+        with pytest.raises(UsageError, match=r"headers.X-One: must be one line of ASCII text"):
+            await exchange(transport, request, max_body=10)

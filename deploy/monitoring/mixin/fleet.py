@@ -16,6 +16,7 @@ from .sections import (
     MESSAGES,
     OPERATING,
     OURS,
+    POOLS,
     RENEWING,
     SESSIONS,
     UNDER_WAY,
@@ -182,6 +183,6 @@ def fleet() -> dict[str, Any]:
         "renewer-fleet",
         "renewer / fleet",
         "All daemons together: what they keep, what was lost and why, and which of them to look at.",
-        (overview, leases, Row("Renewals", RENEWING), Row("Operations", OPERATING), daemons, GATEWAY),
+        (overview, leases, Row("Renewals", RENEWING), Row("Operations", OPERATING), daemons, GATEWAY, POOLS),
         one_instance=False,
     )

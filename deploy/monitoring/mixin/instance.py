@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from .panels import BAD, GOOD, WARN, Query, Row, curves, dashboard, heat, number
-from .sections import ALIVE, AT_RISK, GATEWAY, HELD, IF_ANY, OPERATING, RENEW, RENEWING, UNDER_WAY, S, quantile, rate
+from .sections import (
+    ALIVE,
+    AT_RISK,
+    GATEWAY,
+    HELD,
+    IF_ANY,
+    OPERATING,
+    POOLS,
+    RENEW,
+    RENEWING,
+    UNDER_WAY,
+    S,
+    quantile,
+    rate,
+)
 
 
 def instance() -> dict[str, Any]:
@@ -263,6 +277,6 @@ def instance() -> dict[str, Any]:
         "renewer-instance",
         "renewer / instance",
         "One daemon from near: its leases, its operations, its targets, and how it is itself.",
-        (now, leases, Row("Operations", OPERATING), targets, inside, process, GATEWAY),
+        (now, leases, Row("Operations", OPERATING), targets, inside, process, GATEWAY, POOLS),
         one_instance=True,
     )

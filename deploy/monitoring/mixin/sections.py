@@ -138,6 +138,31 @@ OPERATING: Final = (
     ),
 )
 
+POOLS: Final = Row(
+    "Pools",
+    (
+        curves(
+            "Sessions of pools",
+            "`taken` are with workers, `free` wait for one, `acquiring` are not had yet: no session is available. Empty"
+            " without a [[session]] that has `sessions`.",
+            "short",
+            Query(f"sum by (state) (renewer_pool_sessions{S})", "{{state}}"),
+            Query(f"sum(renewer_pool_size{S})", "size"),
+            colours={"free": "green", "acquiring": "blue", "taken": "orange"},
+            width=12,
+        ),
+        curves(
+            "Pools that are full",
+            "Pools all of whose sessions are with workers: who asks for one more is answered with 429. As many"
+            " `sessions` as there are workers are enough.",
+            "short",
+            Query(f"sum by (target) (renewer_pools_full{S})", "{{target}}"),
+            steps=((None, GOOD), (1, WARN)),
+            width=12,
+        ),
+    ),
+)
+
 GATEWAY: Final = Row(
     "Gateway",
     (

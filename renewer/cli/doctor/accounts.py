@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import os
 import re
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
@@ -19,6 +18,7 @@ from renewer.config.quantities import format_duration
 from renewer.daemon.build import token_source
 from renewer.errors import UsageError
 from renewer.targets.http import exchange
+from renewer.targets.identity import token_claims
 from renewer.targets.rest import AccountOptions, build_account_transport
 from renewer.targets.rest.documents import error_code
 
@@ -93,7 +93,7 @@ async def _token(section: AccountSettings, clock: Clock, name: str) -> Outcome[s
         token = await token_source(name, section, clock, os.environ).token()
     except UsageError as error:
         return fail(str(error), f"correct [{name}]")
-    claims = _claims(token)
+    claims = token_claims(token)
     if claims is None:
         return ok("obtained; it is not a JWT, so that nothing can be said of its end", token)
     audience = claims.get("aud")
@@ -187,18 +187,6 @@ def _code(answer: Answer) -> str:
     """What the service calls its refusal, such as ExpiredAuthenticationToken."""
     code = error_code(answer)
     return f" {code}" if code is not None and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", code) else ""
-
-
-def _claims(token: str) -> dict[str, Any] | None:
-    """What a JWT says, unverified: for showing its end and its audience, not for believing it."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, RecursionError):
-        return None
-    return claims if isinstance(claims, dict) else None
 
 
 def _skew_s(date: str | None, received_at: float, took_s: float) -> float | None:

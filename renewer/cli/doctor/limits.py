@@ -27,6 +27,10 @@ LEASE_MEMORY: Final = 16 * 1024
 REQUEST_MEMORY: Final = 1024**2
 """The largest answer about an operation that is read into memory; results go to disk as they arrive."""
 
+_UNLIMITED: Final = 1 << 60
+"""Bytes that no machine has."""
+
+_MAX_DIGITS: Final = 20
 _TIME_ERROR: Final = 5
 """What adjtimex(2) returns while the clock is not synchronised."""
 
@@ -67,10 +71,12 @@ def examine_memory(
     whose, process = _whose(pid)
     limit = _memory_limit(proc / process / "cgroup", cgroups)
     if limit is None:
+        return ok("not known on this system")
+    if limit == math.inf:
         return ok(f"no limit {whose}")
     requests = sum(section.concurrency for _, section in settings.accounts())
     needed = BASE_MEMORY + settings.api.max_leases * LEASE_MEMORY + requests * REQUEST_MEMORY
-    seen = f"{limit // 1024**2} MiB allowed {whose}, about {needed // 1024**2} MiB needed at most"
+    seen = f"{limit // 1024**2:.0f} MiB allowed {whose}, about {needed // 1024**2} MiB needed at most"
     if limit >= needed:
         return ok(seen)
     return warn(seen, "raise the memory limit, or lower api.max_leases, or concurrency of the accounts")
@@ -92,23 +98,38 @@ def examine_clock() -> Outcome[None]:
     return ok("the kernel says that the clock is synchronised")
 
 
-def _memory_limit(membership: Path, cgroups: Path) -> int | None:
-    """The tightest limit from the process's control group (version 2) up to the root."""
+def _memory_limit(membership: Path, cgroups: Path) -> float | None:
+    """The tightest limit from the process's control group up to the root, in bytes; inf for none, None if not known.
+
+    Where version 1 minds the memory, as on older systems, there is a tree for that alone.
+    """
     try:
-        lines = membership.read_text("utf-8", "replace").splitlines()
+        text = membership.read_text("utf-8", "replace")
     except OSError:
         return None
-    path = next((line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")), None)
+    groups: dict[str, str] = {}
+    for kinds, path in re.findall(r"^[0-9]+:([^:\n]*):/(.*)$", text, re.MULTILINE):
+        groups |= dict.fromkeys(kinds.split(","), path)
+    is_first_version = "memory" in groups
+    path = groups.get("memory" if is_first_version else "")
     if path is None or ".." in path.split("/"):
         return None
-    limits = []
-    group = cgroups / path
-    while group.is_relative_to(cgroups):
-        # There is no such file at the root, and where there is no limit it says "max".
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int((group / "memory.max").read_text("ascii")))
+    root = cgroups / "memory" if is_first_version else cgroups
+    name = "memory.limit_in_bytes" if is_first_version else "memory.max"
+    # The root has no such file; in a container, what is its root may have one, and the path lead nowhere.
+    limits = [math.inf] if path == "" and root.is_dir() else []
+    group = root / path
+    while group.is_relative_to(root):
+        with contextlib.suppress(OSError):
+            limits.append(_limit((group / name).read_text("ascii", "replace").strip()))
         group = group.parent
     return min(limits, default=None)
+
+
+def _limit(text: str) -> float:
+    """What one group allows. For no limit version 2 says "max", and version 1 the most that its counter holds."""
+    limit = int(text) if text.isdecimal() and len(text) < _MAX_DIGITS else _UNLIMITED
+    return limit if limit < _UNLIMITED else math.inf
 
 
 def _whose(pid: int | None) -> tuple[str, str]:

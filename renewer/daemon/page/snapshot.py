@@ -253,7 +253,8 @@ def _show_account(operation: Operation) -> _Row:
 
 
 def _show_operation(operation: Operation, when: Calendar) -> _Row:
-    due_at = operation.next_attempt_at
+    # What waits for its quota was due before now.
+    due_at = operation.next_attempt_at if operation.held_back_by is None else None
     return {
         **_show_account(operation),
         "elapsed_s": _rounded(when.now - operation.registered_at),

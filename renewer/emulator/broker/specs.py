@@ -51,7 +51,8 @@ class BrokerOptions:
 
     key_name: str | None = None
     key: str | None = field(default=None, repr=False)
-    """With both set, tokens and PLAIN passwords are verified: signature, expiry, audience. Else any will do."""
+    """With both set, tokens and PLAIN passwords are verified: signature, expiry, audience. Else any will do but a token
+    that has expired."""
     auth_deadline_s: float = 20.0
     """A connection that has shown no valid token by then is closed."""
     link_idle_s: float = 600.0

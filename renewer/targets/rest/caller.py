@@ -17,7 +17,7 @@ from renewer.targets.http import Answer, Sender, build_transport, exchange
 from renewer.targets.rest.cookies import NO_COOKIES, Cookies, header
 from renewer.targets.rest.documents import transient
 from renewer.targets.rest.requests import OUR_HEADERS
-from renewer.targets.transport import PlainRequest
+from renewer.targets.transport import PlainRequest, check_headers
 
 if TYPE_CHECKING:
     import httpx
@@ -106,9 +106,10 @@ class Caller:
                 cookie = header(cookies, place, self._clock)
                 if cookie is not None:
                     sent["Cookie"] = cookie
+                check_headers(sent.items())
             else:
                 sent = self._bare_headers(token)
-            request = PlainRequest(method, place.url, sent, content)
+            request = PlainRequest(method, place.url, sent, content, are_headers_checked=True)
             answer = await exchange(self._sender, request, max_body=max_body, spool=self._spool if spooled else None)
             if answer.status != 401:
                 return answer
@@ -124,7 +125,9 @@ class Caller:
     def _bare_headers(self, token: str) -> CIMultiDict[str]:
         """The headers of most polls; not to be changed."""
         if self._bare is None or self._bare[0] != token:
-            self._bare = token, _headers(_NO_HEADERS, token, None)
+            headers = _headers(_NO_HEADERS, token, None)
+            check_headers(headers.items())
+            self._bare = token, headers
         return self._bare[1]
 
 
