@@ -84,6 +84,8 @@ class Quotas:
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
         self._under_way: dict[str, _Bucket] = {}
+        # When each opens that is waited for: with private links there are thousands, and this is asked all the time.
+        self._openings: DueQueue[str] = DueQueue()
 
     def admit(self, key: str, quota: Quota, asking: Asking, due_at: float, now: float) -> bool:
         """Whether a request may begin now; it counts if so. Otherwise it waits, until `ready` names it."""
@@ -92,6 +94,7 @@ class Quotas:
             self._begin(key, bucket)
             return True
         bucket.enqueue(key, asking, due_at)
+        self._plan(bucket, now)
         return False
 
     def is_at_ease(self, quota: Quota, now: float) -> bool:
@@ -101,40 +104,47 @@ class Quotas:
 
     def next_due(self) -> float | None:
         """When `ready` next has somebody to name; None for not before a request has ended."""
-        waited_for = [bucket.opens_at for bucket in self._buckets.values() if bucket.waiting and not bucket.is_full]
-        return min(waited_for, default=None)
+        return self._openings.next_due()
 
     def ready(self, now: float, most: int) -> list[str]:
         """Those who waited and may begin now, at most so many; they count from here on."""
         keys: list[str] = []
-        for bucket in self._buckets.values():
+        while len(keys) < most and (name := self._openings.pop_due(now)) is not None:
+            bucket = self._buckets[name]
             while len(keys) < most and bucket.waiting and bucket.is_open(now):
                 key = bucket.dequeue(now)
                 self._begin(key, bucket)
                 keys.append(key)
+            self._plan(bucket, now)
         return keys
 
-    def leave(self, key: str) -> None:
-        """It does not wait any longer. No error if it did not."""
-        # Seldom called, so it is looked for: to know of each where it waits would take 40 B for each.
-        for bucket in self._buckets.values():
+    def leave(self, key: str, name: str, now: float) -> None:
+        """It does not wait any longer for the quota of this name. No error if it did not."""
+        # Whoever waits knows for what: to note that here, too, would take 40 B for each.
+        bucket = self._buckets.get(name)
+        if bucket is not None:
             bucket.waiting.cancel(key)
+            self._plan(bucket, now)
 
     def ended(self, key: str, now: float) -> None:
         """Its request is over. No error if there was none."""
         bucket = self._under_way.pop(key, None)
         if bucket is not None:
             bucket.end(now)
+            self._plan(bucket, now)
 
     def throttled(self, key: str, asked_s: float | None, now: float) -> None:
         """The service answered this request with "too many": pause its quota for as long as that asks for."""
         bucket = self._under_way.get(key)
         if bucket is not None:
             bucket.pause(asked_s, now)
+            self._plan(bucket, now)
 
     def keep_closed(self, quota: Quota, until: float, now: float) -> None:
         """The service wanted no requests before `until` when the daemon was last there."""
-        self._bucket(quota, now).close(until, now)
+        bucket = self._bucket(quota, now)
+        bucket.close(until, now)
+        self._plan(bucket, now)
 
     def answered(self, key: str) -> None:
         """The service answered this request otherwise."""
@@ -160,6 +170,11 @@ class Quotas:
     def _begin(self, key: str, bucket: _Bucket) -> None:
         bucket.under_way += 1
         self._under_way[key] = bucket
+
+    def _plan(self, bucket: _Bucket, now: float) -> None:
+        """Something about it is another now: note when it opens, if time decides that and somebody waits."""
+        is_awaited = bool(bucket.waiting) and not bucket.is_full
+        self._openings.schedule(bucket.quota.name, max(bucket.opens_at, now) if is_awaited else None)
 
     def _sweep(self, now: float) -> None:
         """Forget quotas that stand as if they had never been used."""

@@ -1,9 +1,10 @@
 """Keeping: what must survive the daemon goes into the registry, and good news waits until it is there.
 
 News of a change marks its lease or operation; a writer takes what is marked, as it then stands, and stores it in one
-batch, so that many changes cost one write. News that somebody may build on (registered, acquired, succeeded) is held
-back for those milliseconds, in order, so that nothing that was told is unknown after a crash. Bad news does not wait,
-unless it is of something whose good news has not been told yet. Renewals are not written.
+batch, so that many changes cost one write; what somebody waits for goes first. News that somebody may build on
+(registered, acquired, succeeded) is held back for those milliseconds, in order, so that nothing that was told is
+unknown after a crash. Bad news does not wait, unless it is of something whose good news has not been told yet. Renewals
+are not written.
 
 When the registry is slow or cannot be written the daemon goes on: everything is told at once, the writer tries again,
 and new work is refused by whoever asks `durable`.
@@ -12,7 +13,7 @@ and new work is refused by whoever asks `durable`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -20,6 +21,7 @@ import structlog
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
 from renewer.daemon import horizon
+from renewer.daemon.marks import Mark, Marks
 from renewer.errors import RegistryError, UnstorableError
 from renewer.ports import Batch, Entry, EntryKind
 
@@ -31,12 +33,6 @@ if TYPE_CHECKING:
     from renewer.ports import Registry
 
 News = TellLease | TellOperation
-
-BATCH = 500
-"""How many things are stored at once: taking them down happens on the event loop, which must not be held up."""
-
-AT_LEISURE = 100
-"""How many of those that nobody waits for, or a tenth of them if that is more: each takes 2.5 KiB meanwhile."""
 
 PATIENCE_S = 2.0
 """How long good news is held back at most."""
@@ -82,23 +78,25 @@ class Keeper:
         self._tell = tell
         self._horizon = horizon
         self._deliveries = deliveries
-        self._marked: dict[str, _Mark] = {}
-        self._under_way: dict[str, _Mark] = {}
+        self._marks = Marks()
+        self._under_way: dict[str, Mark] = {}
         self._callbacks: dict[str, Entry] = {}
         self._results: dict[str, Result] = {}
         self._unwanted: list[str] = []
         self._work = anyio.Event()
+        self._write_begins = anyio.Event()
+        self._write_began_at: float | None = None
         self._is_slow = False
 
     @property
     def backlog(self) -> int:
         """How many things wait to be stored."""
-        return len(self._marked) + len(self._under_way)
+        return len(self._marks) + len(self._under_way)
 
     def take(self, news: News) -> None:
         """Take in one piece of news: pass it on, now or when what it tells of is stored."""
         key = news.spec.id
-        if news.news is _RENEWED and key not in self._marked and key not in self._under_way:
+        if news.news is _RENEWED and not self.is_pending(key):
             # Most news are: not kept, and nobody is called back for it.
             self._tell(news)
             return
@@ -109,7 +107,7 @@ class Keeper:
             if callback is not None:
                 self._callbacks[callback.id] = callback
                 change.callbacks += (callback.id,)
-        waiting = self._marked.get(key) or self._under_way.get(key)
+        waiting = self._pending(key)
         if waiting is None:
             self._pass_on_one(news, callback)
             return
@@ -118,10 +116,11 @@ class Keeper:
             self._pass_on_one(news, callback)
         else:
             waiting.held_back += ((news, callback),)
+            self._marks.hurry(key)
 
     def is_pending(self, key: str) -> bool:
         """Whether something of this lease or operation is still to be stored."""
-        return key in self._marked or key in self._under_way
+        return key in self._marks or key in self._under_way
 
     async def durable(self, key: str) -> bool:
         """Wait until all that is known of this lease or operation by now is stored; False if it cannot be."""
@@ -129,7 +128,9 @@ class Keeper:
 
     async def all_durable(self, keys: Sequence[str]) -> list[bool]:
         """The same for several, all as they stand now: what fails is tried again, and none waits for that."""
-        marks = [self._marked.get(key) or self._under_way.get(key) for key in keys]
+        marks = [self._pending(key) for key in keys]
+        for key in keys:
+            self._marks.hurry(key)
         for mark in marks:
             if mark is not None:
                 await mark.wait()
@@ -148,14 +149,14 @@ class Keeper:
     async def cover_poll(self) -> None:
         """Return once the horizon covers a poll that goes out now, or when that cannot be stored."""
         if self._horizon.is_near:
-            self._mark(EntryKind.HORIZON, horizon.KEY)
+            self._mark_horizon()
             if not self._horizon.covers_now and self.trouble is None:
                 await self.durable(horizon.KEY)
 
     def no_more_polls(self) -> None:
         """The daemon is about to stop: have the next start know that what is due later was not asked."""
         self._horizon.draw_in()
-        self._mark(EntryKind.HORIZON, horizon.KEY)
+        self._mark_horizon()
 
     def keep_result(self, key: str, result: Result) -> Result:
         """Take charge of a result's body, or of the file that it is in; what the core needs to know is returned."""
@@ -184,21 +185,24 @@ class Keeper:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Write, until cancelled, what is to be stored. It is called once at a time."""
-        task_status.started()
-        failures = 0
-        while True:
-            if not self._marked and not self._unwanted:
-                self._work = anyio.Event()
-                await self._work.wait()
-            if await self._write():
-                failures = 0
-            else:
-                await anyio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-                failures += 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_writes)
+            task_status.started()
+            failures = 0
+            while True:
+                if not self._marks and not self._unwanted:
+                    self._work = anyio.Event()
+                    await self._work.wait()
+                if await self._write():
+                    failures = 0
+                else:
+                    await anyio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                    failures += 1
 
     async def flush(self) -> None:
         """Wait until all that is known of anything by now is stored, or cannot be; not for what comes meanwhile."""
-        for mark in (*self._under_way.values(), *self._marked.values()):
+        self._marks.hurry_all()
+        for mark in (*self._under_way.values(), *self._marks):
             await mark.wait()
 
     def _drop_result(self, key: str) -> None:
@@ -208,29 +212,30 @@ class Keeper:
             self._unwanted.append(result.file)
             self._work.set()
 
-    def _mark(self, kind: EntryKind, key: str) -> _Mark:
-        mark = self._marked.get(key)
-        if mark is None:
-            mark = self._marked[key] = _Mark(kind)
-            self._work.set()
-        return mark
+    def _mark(self, kind: EntryKind, key: str) -> Mark:
+        self._work.set()
+        return self._marks.add(kind, key)
+
+    def _mark_horizon(self) -> None:
+        self._mark(EntryKind.HORIZON, horizon.KEY)
+        # All polls wait for it, or soon will.
+        self._marks.hurry(horizon.KEY)
+
+    def _pending(self, key: str) -> Mark | None:
+        return self._marks.get(key) or self._under_way.get(key)
 
     async def _write(self) -> bool:
         batch = self._take_batch()
-        failure = None
-        unstorable: set[str] = set()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._lose_patience)
-            try:
-                unstorable = await self._store(batch)
-            except RegistryError as error:
-                failure = str(error)
-            finally:
-                self._is_slow = False
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            self._failed(batch, failure)
+        self._write_began_at = anyio.current_time()
+        self._write_begins.set()
+        try:
+            unstorable = await self._store(batch)
+        except RegistryError as error:
+            self._failed(batch, str(error))
             return False
+        finally:
+            self._write_began_at = None
+            self._is_slow = False
         if self.trouble is not None:
             self.trouble = None
             _log.warning("registry written again")
@@ -261,24 +266,31 @@ class Keeper:
             else:
                 return unstorable
 
-    async def _lose_patience(self) -> None:
-        await anyio.sleep(PATIENCE_S)
+    async def _watch_writes(self) -> None:
+        """Lose patience with a write that takes too long. A task for each would cost a busy loop some turns of it."""
+        while True:
+            if self._write_began_at is None:
+                self._write_begins = anyio.Event()
+                await self._write_begins.wait()
+            elif (left_s := self._write_began_at + PATIENCE_S - anyio.current_time()) > 0:
+                await anyio.sleep(left_s)
+            else:
+                if not self._is_slow:
+                    self._lose_patience()
+                await anyio.sleep(PATIENCE_S)
+
+    def _lose_patience(self) -> None:
         self._is_slow = True
         _log.warning("registry slow", backlog=self.backlog)
-        for marks in (self._under_way, self._marked):
-            for mark in marks.values():
-                self._pass_on(mark)
+        for mark in (*self._under_way.values(), *self._marks):
+            self._pass_on(mark)
 
     def _take_batch(self) -> Batch:
         puts: list[Entry] = []
         deletes: list[tuple[EntryKind, str]] = []
         results: dict[str, Result] = {}
-        at_leisure = max(AT_LEISURE, len(self._marked) // 10)
-        while self._marked and len(self._under_way) < BATCH:
-            key, mark = next(iter(self._marked.items()))
-            if len(self._under_way) >= at_leisure and not mark.is_awaited:
-                break
-            self._under_way[key] = self._marked.pop(key)
+        self._under_way = self._marks.take()
+        for key, mark in self._under_way.items():
             entry = None if mark.kind is EntryKind.CALLBACK else self._snapshot(mark.kind, key)
             if entry is None:
                 deletes.append((mark.kind, key))
@@ -298,15 +310,14 @@ class Keeper:
             _log.error("registry not written", detail=why)
         self.trouble = why
         done, self._under_way = self._under_way, {}
-        again = self._marked
-        self._marked = {}
+        again = self._marks.take_all()
         for key, mark in (*done.items(), *again.items()):
             self._pass_on(mark)
             mark.finish()
             # Marked anew for the next try, with nobody waiting.
-            self._marked.setdefault(key, _Mark(mark.kind)).callbacks += mark.callbacks
+            self._marks.add(mark.kind, key).callbacks += mark.callbacks
 
-    def _pass_on(self, mark: _Mark) -> None:
+    def _pass_on(self, mark: Mark) -> None:
         while mark.held_back:
             first, mark.held_back = mark.held_back[0], mark.held_back[1:]
             self._pass_on_one(*first)
@@ -315,38 +326,6 @@ class Keeper:
         self._tell(news)
         if callback is not None and self._deliveries is not None:
             self._deliveries.send(callback)
-
-
-@dataclass(slots=True)
-class _Mark:
-    """Something that is to be stored, and what waits for it. There can be thousands of which nobody is to be told."""
-
-    kind: EntryKind
-    held_back: tuple[tuple[News, Entry | None], ...] = ()
-    callbacks: tuple[str, ...] = ()
-    stored: bool = False
-    _is_done: bool = False
-    _done: anyio.Event | None = None
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits for it, or is to be told."""
-        return self._done is not None or bool(self.held_back)
-
-    def finish(self) -> None:
-        """It is stored, or will not be."""
-        self._is_done = True
-        if self._done is not None:
-            self._done.set()
-
-    async def wait(self) -> None:
-        """Return when that is so."""
-        if self._is_done:
-            return
-        # Made for those few that somebody waits for: it weighs more than all the rest.
-        if self._done is None:
-            self._done = anyio.Event()
-        await self._done.wait()
 
 
 def _is_kept(news: News) -> bool:

@@ -112,8 +112,9 @@ def test_who_leaves_is_not_named_any_longer_and_can_come_again() -> None:
     quotas.admit("busy", quota, "poll", 0.0, 0.0)
     for key in "ab":
         quotas.admit(key, quota, "poll", 0.0, 0.0)
-    quotas.leave("a")
-    quotas.leave("never was")
+    quotas.leave("a", "q", 0.0)
+    quotas.leave("a", "no quota", 0.0)
+    quotas.leave("never was", "q", 0.0)
     quotas.admit("a", quota, "poll", 9.0, 9.0)
     quotas.ended("busy", 9.0)
     assert quotas.ready(9.0, 10) == ["b"]
@@ -300,6 +301,54 @@ def test_whatever_comes_a_limit_holds_and_everybody_has_their_turn(
     assert len(begun) == len(arrivals)
     # To the last digit: a request that began at t counts until just before t + span.
     assert all(later >= earlier + span_s for earlier, later in zip(begun, begun[count:], strict=False))
+
+
+@given(
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 2), st.integers(0, 3), st.none() | st.integers(0, 5)), max_size=40
+    ),
+    pauses=st.sets(st.integers(0, 39), max_size=3),
+)
+def test_of_several_quotas_each_lets_its_own_go_and_nobody_who_left(
+    arrivals: list[tuple[int, int, int, int | None]], pauses: set[int]
+) -> None:
+    allows = [Quota("a", Limit(2, 3.0)), Quota("b", at_once=1), Quota("c", Limit(3, 1.0), at_once=2)]
+    quotas = Quotas()
+    coming = sorted((at, str(number)) for number, (at, _, _, _) in enumerate(arrivals))
+    under_way: dict[str, float] = {}
+    leaving: dict[str, float] = {}
+    gone: set[str] = set()
+    now = 0.0
+    while coming or under_way or leaving or quotas.next_due() is not None:
+        due_at = quotas.next_due()
+        moments = [float(at) for at, _ in coming[:1]] + [*under_way.values(), *leaving.values()]
+        now = max(now, min(moments + ([] if due_at is None else [due_at])))
+        for key in [key for key, at in leaving.items() if at <= now]:
+            del leaving[key]
+            quotas.leave(key, allows[arrivals[int(key)][1]].name, now)
+            gone.add(key)
+        for key in [key for key, at in under_way.items() if at <= now]:
+            if int(key) in pauses:
+                quotas.throttled(key, 5.0, now)
+            quotas.ended(key, now)
+            del under_way[key]
+        going = quotas.ready(now, 100)
+        later = quotas.next_due()
+        assert later is None or later > now
+        while coming and coming[0][0] <= now:
+            key = coming.pop(0)[1]
+            at, which, _, leaves_after = arrivals[int(key)]
+            if quotas.admit(key, allows[which], "poll", at, now):
+                going.append(key)
+            elif leaves_after is not None:
+                leaving[key] = now + leaves_after
+        for key in going:
+            assert key not in gone
+            leaving.pop(key, None)
+            gone.add(key)
+            under_way[key] = now + arrivals[int(key)][2]
+    assert len(gone) == len(arrivals)
+    assert not any(reading.waiting or reading.under_way for reading in quotas.readings(now))
 
 
 # In the scheduler ---------------------------------------------------------------------------------------------------

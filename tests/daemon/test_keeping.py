@@ -14,8 +14,8 @@ from renewer.core.model import Ended, LeaseId, LeaseSpec, Result, StillRunning, 
 from renewer.core.quotas import Quota
 from renewer.core.states import LeaseState, LossReason, OperationState
 from renewer.daemon import horizon
-from renewer.daemon.keeping import AT_LEISURE, BATCH
 from renewer.daemon.lanes import LaneLimits
+from renewer.daemon.marks import AT_LEISURE, BATCH
 from renewer.errors import RegistryError
 from renewer.ports import Batch, Entry, EntryKind
 from renewer.registry import MemoryRegistry
@@ -210,6 +210,73 @@ async def test_nobody_waits_for_polls_to_be_stored_and_many_are_in_small_batches
     stored = [[entry.id for entry in batch.puts if entry.kind is EntryKind.OPERATION] for batch in registry.batches]
     assert max(map(len, stored)) <= AT_LEISURE
     assert {id_ for batch in stored for id_ in batch} == {spec.id for spec in specs}
+
+
+async def test_what_somebody_waits_for_is_stored_before_all_polls_that_nobody_waits_for(clock):
+    registry = SlowRegistry()
+    answers = [StillRunning(status, retry_after_s=10.0) for status in ("first", "second") for _ in range(1_000)]
+    service = FakeService(iter(answers), allows=Quota("fabric.main", at_once=1_000))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        specs = [rig.follow(str(number)) for number in range(1_000)]
+        await anyio.sleep(5)
+        registry.takes_s = 0.5
+        while rig.supervisor.keeper.backlog < len(specs):  # noqa: ASYNC110 - it changes without a sign
+            await anyio.sleep(0.1)
+        registry.batches.clear()
+        lease = rig.hold()
+        assert await rig.supervisor.keeper.all_durable([lease.id, specs[-1].id]) == [True, True]
+        stored = [{entry.id for entry in batch.puts} for batch in registry.batches]
+        # One was under way already.
+        assert len(stored) <= 2
+        assert {lease.id, specs[-1].id} <= set().union(*stored)
+        await anyio.sleep(4.0)
+        assert not rig.supervisor.keeper.is_pending(specs[-2].id)
+        assert (await registry.documents())[specs[-2].id]["status"] == "second"
+
+
+async def test_of_a_poll_that_is_to_be_stored_the_last_state_is_stored_once_somebody_waits_for_it(clock):
+    registry = SlowRegistry()
+    answers = [StillRunning("Running", retry_after_s=10.0) for _ in range(900)]
+    service = FakeService(iter(answers), allows=Quota("fabric.main", at_once=300))
+    rig = Rig(clock, service=service, registry=registry)
+    async with rig.running():
+        specs = [rig.follow(str(number)) for number in range(300)]
+        await anyio.sleep(1)
+        registry.takes_s = 0.5
+        await anyio.sleep(10)
+        registry.batches.clear()
+        last = specs[-1]
+        assert rig.supervisor.keeper.is_pending(last.id)
+        assert await rig.supervisor.keeper.durable(last.id)
+        assert last.id in {entry.id for batch in registry.batches[:2] for entry in batch.puts}
+        polls = rig.operation(last).polls
+        assert (await registry.documents())[last.id]["polls"] == polls
+        await rig.supervisor.keeper.flush()
+        assert (await registry.documents())[last.id]["polls"] == rig.operation(last).polls
+    written = [entry.document["polls"] for batch in registry.batches for entry in batch.puts if entry.id == last.id]
+    assert written == sorted(written)
+
+
+async def test_a_slow_write_holds_good_news_back_for_two_seconds_whatever_went_before(clock, capsys):
+    registry = SlowRegistry()
+    rig = Rig(clock, registry=registry)
+
+    def heard_of(spec: LeaseSpec) -> list[LeaseNews]:
+        return [news.news for news in rig.heard.leases if news.spec.id == spec.id]
+
+    async with rig.running():
+        for number in range(3):
+            registry.takes_s = 10.0
+            spec = rig.hold(f"s{number}")
+            await anyio.sleep(1.99)
+            assert heard_of(spec) == []
+            await anyio.sleep(0.02)
+            assert heard_of(spec) == [LeaseNews.REGISTERED, LeaseNews.ACQUIRED]
+            registry.takes_s = 0.0
+            await rig.supervisor.keeper.flush()
+            # So that the next one begins anywhere in what looks after writes.
+            await anyio.sleep(0.7)
 
 
 async def test_polls_go_out_though_the_horizon_cannot_be_stored(clock):
