@@ -21,6 +21,7 @@ from renewer.amqp.greeting import Greeting, SaslRefusedError
 from renewer.amqp.idle import IdleTimes
 from renewer.amqp.outlet import MAX_UNFINISHED_BYTES, Outlet
 from renewer.amqp.performatives import AmqpError, Begin, Close, Detach, End, Open, decode_performative
+from renewer.amqp.plainattach import decode_plain_attach
 from renewer.amqp.sasl import MAX_SASL_FRAME_SIZE, SaslClient, SaslServer
 from renewer.amqp.session import DEFAULT_HANDLE_MAX, DEFAULT_WINDOW, Session
 from renewer.amqp.wholetransfer import decode_whole_transfer
@@ -117,6 +118,11 @@ class Connection:
         """Whether there is something to be taken."""
         return bool(self._outlet.output or self._outlet.at_rest)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether calls have caused something that the next `receive` or `advance` will report."""
+        return bool(self._outlet.events) or self._outlet.fatal is not None
+
     def take_output(self, now: float | None = None) -> bytes:
         """What is to be sent at `now`, or, if the caller does not know, at the time that was last told."""
         while self._outlet.at_rest:
@@ -166,7 +172,7 @@ class Connection:
 
     def next_due(self) -> float | None:
         """When `advance` has something to do next; None if only the peer can change that."""
-        if self._outlet.events or self._outlet.fatal is not None:
+        if self.has_news:
             return self._now
         return None if self.state is ConnectionState.CLOSED else self._times.next_due()
 
@@ -226,8 +232,9 @@ class Connection:
             raise AmqpProtocolError("a SASL frame after SASL", condition="amqp:connection:framing-error")
         if not frame.body:
             return  # A sign of life.
-        performative, offset = decode_whole_transfer(frame.body) or decode_performative(frame.body)
-        payload = frame.body[offset:]
+        body = frame.body
+        performative, offset = decode_whole_transfer(body) or decode_plain_attach(body) or decode_performative(body)
+        payload = body[offset:]
         if self.remote_open is None and not isinstance(performative, Open):
             raise AmqpProtocolError("a frame before open", condition="amqp:connection:framing-error")
         if self.state is ConnectionState.CLOSING and not isinstance(performative, Close):

@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 Take: TypeAlias = "Callable[[bytes, int, int], tuple[Any, int]]"
 
 
-def decode(data: bytes | bytearray | memoryview, offset: int = 0) -> tuple[Any, int]:
-    """The value that starts at `offset`, and where the next one would start."""
+def decode(data: bytes | bytearray | memoryview, offset: int = 0, depth: int = 0) -> tuple[Any, int]:
+    """The value that starts at `offset`, so deep in others, and where the next one would start."""
     if not isinstance(data, bytes):
         data = bytes(data)
     try:
-        return _TAKE[data[offset]](data, offset + 1, 0)
+        return _TAKE[data[offset]](data, offset + 1, depth)
     except _DECODE_ERRORS as error:
         raise _malformed(error) from error
 

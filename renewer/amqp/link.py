@@ -86,7 +86,10 @@ class Link:
         For whoever has many links, and has read that.
         """
         if self.state is LinkState.ATTACHED and self.remote is not None:
-            self.local, self.remote = _bare(self.local, self.name), _bare(self.remote, self.name)
+            self.remote.name = self.local.name
+            for attach in (self.local, self.remote):
+                attach.source = attach.target = attach.properties = attach.unsettled = None
+                attach.offered_capabilities = attach.desired_capabilities = None
 
     def refuse(self, error: AmqpError) -> None:
         """Answer a request with no: an attach without source and target, then a detach with the error (part 2.6.3).
@@ -182,15 +185,3 @@ class Link:
         count = None if self.role is Role.RECEIVER else 0
         self.session.send(replace(self.local, source=None, target=None, initial_delivery_count=count))
         self.session.send(Detach(self.handle, True, error))
-
-
-def _bare(attach: Attach, name: str) -> Attach:
-    return Attach(
-        name,
-        attach.handle,
-        attach.role,
-        attach.snd_settle_mode,
-        attach.rcv_settle_mode,
-        initial_delivery_count=attach.initial_delivery_count,
-        max_message_size=attach.max_message_size,
-    )

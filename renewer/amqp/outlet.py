@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from renewer.amqp.frames import MIN_MAX_FRAME_SIZE, encode_frame
-from renewer.amqp.performatives import encode_performative
+from renewer.amqp.performatives import Attach, encode_performative
+from renewer.amqp.plainattach import encode_plain_attach
 from renewer.errors import AmqpProtocolError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Outlet:
 
     def send_or_raise(self, channel: int, performative: Performative) -> None:
         """Queue a frame; AmqpProtocolError and nothing queued if it does not fit or has no AMQP form."""
-        body = encode_performative(performative)
+        plain = encode_plain_attach(performative) if isinstance(performative, Attach) else None
+        body = plain or encode_performative(performative)
         if self.is_shut:
             return
         if len(body) > self.room:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from renewer.amqp.events import Event
 
 READ_SIZE: Final = 65536
+PIECE_SIZE: Final = 4096
+"""So much is taken in at first, and again for as long as it leads to something to be sent: that is sent before the rest
+is taken in. Two sides that answer each other otherwise do so in turns, each idle while the other is at work."""
 MAX_BACKLOG: Final = 16 * 1024 * 1024
 """With more than this waiting to be sent nothing more is read: a peer that does not read shall not fill the memory."""
 FAREWELL_S: Final = 2.0
@@ -115,8 +119,7 @@ class AmqpTransport:
         """Have everything that was queued in this turn of the event loop written, in one piece."""
         if self.connection.has_output:
             self._wake.set()
-        due_at = self.connection.next_due()
-        if due_at is not None and (self._timer_at is None or due_at < self._timer_at):
+        if self.connection.has_news:
             self._rearm.set()
 
     async def aclose(self) -> None:
@@ -143,7 +146,15 @@ class AmqpTransport:
             except _GONE:
                 self._dispatch(self.connection.receive_eof(self._clock()))
                 return
-            self._dispatch(self.connection.receive(data, self._clock()))
+            at, end = 0, PIECE_SIZE
+            while at < len(data):
+                self._dispatch(self.connection.receive(data[at:end], self._clock()))
+                at = end
+                if not self.connection.has_output:
+                    end = len(data)
+                elif at < len(data):
+                    end += PIECE_SIZE
+                    await anyio.lowlevel.checkpoint()
 
     async def _write(self) -> None:
         while True:
@@ -185,6 +196,9 @@ class AmqpTransport:
             except Exception as error:
                 self._failure = error
         self.flush()
+        due_at = self.connection.next_due()
+        if due_at is not None and (self._timer_at is None or due_at < self._timer_at):
+            self._rearm.set()
         if self.connection.state is ConnectionState.CLOSED or self._failure is not None:
             self._over.set()
 

@@ -30,8 +30,8 @@ def decode_whole_transfer(body: bytes) -> tuple[Transfer, int] | None:
             end, at = 8 + size, 12
         else:
             return None
-        handle, at = _take_uint(body, at)
-        delivery_id, at = _take_uint(body, at)
+        handle, at = uint_at(body, at)
+        delivery_id, at = uint_at(body, at)
         if body[at] != 0xA0:
             return None
         tag_at = at + 2
@@ -47,7 +47,8 @@ def decode_whole_transfer(body: bytes) -> tuple[Transfer, int] | None:
     ), end
 
 
-def _take_uint(body: bytes, at: int) -> tuple[int, int]:
+def uint_at(body: bytes, at: int) -> tuple[int, int]:
+    """The uint that begins there, and where it ends. LookupError or struct.error if there is none."""
     code = body[at]
     if code == 0x52:
         return body[at + 1], at + 2

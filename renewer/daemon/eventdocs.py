@@ -43,12 +43,12 @@ def lease_data(news: TellLease, lease: Lease | None = None) -> dict[str, Any]:
     spec = news.spec
     state = _state_after(news) or (None if lease is None else lease.state)
     data: dict[str, Any] = {
-        "kind": spec.kind.value,
+        "kind": str(spec.kind),
         "servicebus": spec.target.partition(".")[2],
         "entity": spec.entity,
         "session_id": news.session_id,
         "epoch": news.epoch,
-        "state": None if state is None else state.value,
+        "state": None if state is None else str(state),
     }
     if news.reason is not None:
         data["reason"] = news.reason.value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from renewer.api.documents import to_json
-from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Owner, Result
+from renewer.core.model import NO_OWNER, LeaseId, LeaseSpec, OperationId, OperationSpec, Owner, Result
 from renewer.core.past import LeasePast, Loss, OperationPast
 from renewer.core.states import LeaseKind, LeaseState, LossReason, MessageFate, OperationState, OwnerKind
 from renewer.core.timing import PollPolicy
@@ -76,15 +76,15 @@ def lease_entry(lease: Lease, timeline: Timeline) -> Entry:
             "clock": timeline.mark(),
             "target": spec.target,
             "entity": spec.entity,
-            "kind": spec.kind.value,
+            "kind": str(spec.kind),
             "session_id": spec.session_id,
             "lock_token": spec.lock_token,
             "sequence_number": spec.sequence_number,
             "lock_duration_s": spec.lock_duration_s,
             "labels": dict(spec.labels),
-            "owner": _owner_document(spec.owner),
+            "owner": _NOBODY if spec.owner is NO_OWNER else _owner_document(spec.owner),
             "context": dict(spec.context),
-            "state": lease.state.value,
+            "state": str(lease.state),
             "registered_at": lease.registered_at,
             "epoch": lease.epoch,
             "held_session_id": lease.session_id,
@@ -108,6 +108,9 @@ def _owner_document(owner: Owner) -> dict[str, Any]:
         "pid": owner.pid,
         "pid_started": owner.pid_started,
     }
+
+
+_NOBODY = _owner_document(NO_OWNER)
 
 
 def read_lease(entry: Entry, timeline: Timeline) -> tuple[LeaseSpec, LeasePast]:

@@ -233,7 +233,7 @@ async def test_a_turn_that_others_queue_for_is_not_taken(monkeypatch):
 
         # Until anyio 4.13 a turn that is given back counts as available while others are about to take it.
         stub = SimpleNamespace(available_tokens=1, acquire_on_behalf_of_nowait=has_none)
-        monkeypatch.setattr(r.target._sessions, "_attaching", stub)
+        monkeypatch.setattr(r.target._sessions._acceptance, "_turns", stub)
         assert Begun(r, spec("s1")).pending is None
         assert loads(r) == [1]
         assert len(r.broker.held) == 1
@@ -252,5 +252,5 @@ async def test_what_fails_while_it_is_asked_for_leaves_nothing_behind(monkeypatc
             with pytest.raises(TransientError):
                 Begun(r, spec("s1"))
         assert loads(r) == [1]
-        assert r.target._sessions._attaching.borrowed_tokens == 0
+        assert r.target._sessions._acceptance._turns.borrowed_tokens == 0
         assert (await Begun(r, spec("s1")).answered()).grant is not None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Holder(Protocol):
     """Holds what is accepted."""
 
-    def asked(self, acquisition: object, link: SessionLink, *, is_used: bool) -> None:
+    def asked(self, acquisition: SessionAcquisition, link: SessionLink, *, is_used: bool) -> None:
         """It is answered, or not wanted any longer. Unless it is used it is let go."""
         ...
 

@@ -111,15 +111,20 @@ class Channels:
         self._channels: dict[Session, Channel] = {}
         self._control = 0
         """How many of them are for requests."""
+        self._limit: int | None = None
         self.is_crowded = False
         """No handle was free when one was wanted, and none has become free since."""
 
     @property
     def limit(self) -> int:
         """How many channels both sides allow."""
-        remote = self._connection.remote_open
-        ours = self._connection.local_open.channel_max
-        return 1 + (ours if remote is None else min(ours, remote.channel_max))
+        if self._limit is not None:
+            return self._limit
+        remote, ours = self._connection.remote_open, self._connection.local_open.channel_max
+        if remote is None:
+            return 1 + ours
+        self._limit = 1 + min(ours, remote.channel_max)
+        return self._limit
 
     @property
     def capacity(self) -> int:

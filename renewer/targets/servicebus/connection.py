@@ -30,12 +30,12 @@ from renewer.core.timing import full_jitter_s
 from renewer.errors import LeaseLostError, RemoteError, TransientError
 from renewer.targets.servicebus.cbs import Tokens
 from renewer.targets.servicebus.channels import Channels, Handles
+from renewer.targets.servicebus.entities import Entities
 from renewer.targets.servicebus.links import Links
-from renewer.targets.servicebus.management import Management
 from renewer.targets.servicebus.options import MAX_UNFINISHED_BYTES
 from renewer.targets.servicebus.sessionlink import SessionLink
 from renewer.targets.servicebus.sharing import Sharing
-from renewer.targets.servicebus.verdicts import TOO_LARGE, copy_of, describe, loss_of
+from renewer.targets.servicebus.verdicts import TOO_LARGE, copy_of, describe, describe_end, loss_of
 
 if TYPE_CHECKING:
     import random
@@ -49,13 +49,11 @@ if TYPE_CHECKING:
     from renewer.targets.servicebus.channels import Channel
     from renewer.targets.servicebus.credentials import TokenProvider
     from renewer.targets.servicebus.links import LinkOwner
+    from renewer.targets.servicebus.management import Management
     from renewer.targets.servicebus.options import NamespaceOptions
 
 TICK_S: Final = 0.5
 """How often tokens, windows and unused entities are looked after."""
-
-ENTITY_LINGER_S: Final = 60.0
-"""How long the way to an entity is kept open after nobody here uses it any longer."""
 
 SUSPECT_AFTER: Final = 3
 """So many requests in a row without an answer, and no new session is put on this connection."""
@@ -109,12 +107,13 @@ class BrokerConnection:
             flush=self.flush,
         )
         self._tokens = Tokens(self, provider, options.audience)
-        self._entities: dict[str, _Entity] = {}
+        self._entities = Entities(self, self._tokens, options)
         self._links = Links()
         self._link_names = uuid4().hex[:16], itertools.count(1)
         self._asked: deque[SessionLink] = deque()
         """Sessions that were asked for with `ask_for_session`, as long as the first of them waits for its answer."""
         self._most = options.sessions_that_share
+        self._max_message_size = options.max_receive_size
         self._tasks: TaskGroup | None = None
         self._settled = anyio.Event()
         self._was_let_in = False
@@ -224,40 +223,32 @@ class BrokerConnection:
         """
         if not self._tokens.has(entity):
             return None
-        self.management(entity).open_soon()
+        use = self._entities.of(entity)
+        use.management.open_soon()
         channel = self.channels.place_now(1, control=False)
         if channel is None:
             return None
         link = SessionLink(self, entity, session_id)
         # From here on nothing may fail but the asking: an answer would come to somebody who gave up.
         try:
-            link.ask(
-                channel,
-                self._options.source_address(entity),
-                settled,
-                server_timeout_s=0.0,
-                max_message_size=self._options.max_receive_size,
-            )
+            link.ask(channel, use.address, settled, server_timeout_s=0.0, max_message_size=self._max_message_size)
         except TransientError:
             return None
-        self.enter(entity)
+        use.users += 1
         self._asked.append(link)
         return link
 
     def management(self, entity: str) -> Management:
         """Requests for the entity."""
-        return self._entity(entity).management
+        return self._entities.of(entity).management
 
     def enter(self, entity: str) -> None:
         """Keep the way to the entity open until `leave`, besides what `accept_session` does for a session."""
-        self._entity(entity).users += 1
+        self._entities.of(entity).users += 1
 
     def leave(self, entity: str) -> None:
         """A session that `accept_session` returned, or whoever entered, does not use the entity any longer."""
-        use = self._entities.get(entity)
-        if use is not None:
-            use.users -= 1
-            use.idle_since = self.now()
+        self._entities.leave(entity)
 
     # For what lives on the connection -------------------------------------------------------------------------------
 
@@ -358,9 +349,7 @@ class BrokerConnection:
         self._settled.set()
         self.channels.close()
         self._tokens.close(self._trouble)
-        for use in self._entities.values():
-            use.management.close(self._trouble)
-        self._entities.clear()
+        self._entities.close(self._trouble)
         self._links.close()
 
     # Helpers --------------------------------------------------------------------------------------------------------
@@ -371,10 +360,10 @@ class BrokerConnection:
         channel = await self.channels.place(1, control=False)
         await link.attach(
             channel,
-            self._options.source_address(entity),
+            self._entities.of(entity).address,
             server_timeout_s=server_timeout_s,
             timeout_s=timeout_s,
-            max_message_size=self._options.max_receive_size,
+            max_message_size=self._max_message_size,
         )
         return link
 
@@ -386,28 +375,13 @@ class BrokerConnection:
                 raise
             raise copy_of(error, text=f"{error}; {self._tokens.remedy(entity)}") from None
 
-    def _entity(self, entity: str) -> _Entity:
-        use = self._entities.get(entity)
-        if use is None:
-            management = Management(self, entity, self._tokens, window=self._options.request_window)
-            if self._trouble is not None:
-                management.close(self._trouble)
-                return _Entity(management, self.now())
-            use = self._entities[entity] = _Entity(management, self.now())
-        return use
-
     async def _tick(self) -> None:
         while True:
             await anyio.sleep(TICK_S)
             self._give_up_unanswered()
             self._tokens.refresh()
             self._tokens.pump()
-            for entity, use in list(self._entities.items()):
-                use.management.pump()
-                if use.users <= 0 and not use.management.pending and self.now() - use.idle_since > ENTITY_LINGER_S:
-                    del self._entities[entity]
-                    use.management.close(TransientError("the entity is not in use", kind="network"))
-                    self._tokens.forget(entity)
+            self._entities.pump()
 
     def _give_up_unanswered(self) -> None:
         overdue_at = self.now() - self.answer_timeout_s
@@ -415,26 +389,3 @@ class BrokerConnection:
             link = self._asked.popleft()
             if link.is_awaited:
                 link.give_up()
-
-
-def describe_end(error: AmqpError | None, reason: str) -> str:
-    """Why a connection is over, in one line."""
-    return f"{_ENDS[reason]}: {describe(error, '')}" if error is not None else _ENDS[reason]
-
-
-_ENDS: Final = {
-    "closed": "the connection was closed",
-    "eof": "the connection broke",
-    "protocol-error": "the broker and we do not understand each other",
-    "idle": "the broker fell silent",
-    "sasl": "the broker did not let us in",
-}
-
-
-class _Entity:
-    __slots__ = ("idle_since", "management", "users")
-
-    def __init__(self, management: Management, now: float) -> None:
-        self.management = management
-        self.users = 0
-        self.idle_since = now

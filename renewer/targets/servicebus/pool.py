@@ -96,7 +96,10 @@ class Pool:
 
     def fit_on_one(self, most: int) -> int:
         """How many sessions fit on one connection: `most` by our own settings; the peer may allow fewer."""
-        return min([most, *(connection.channels.capacity for connection in self.connections)])
+        for connection in self._connections:
+            if connection.is_open:
+                most = min(most, connection.channels.capacity)
+        return most
 
     async def reserve(self) -> BrokerConnection:
         """A connection with room for one more session, which is counted until `give_back`.

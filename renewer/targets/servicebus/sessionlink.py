@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SESSION_FILTER: Final = Symbol("com.microsoft:session-filter")
 LOCKED_UNTIL: Final = Symbol("com.microsoft:locked-until-utc")
+_RECEIVER_NAME: Final = Symbol("com.microsoft:receiver-name")
+_TIMEOUT: Final = Symbol("com.microsoft:timeout")
 
 
 class Stage(Enum):
@@ -127,9 +129,9 @@ class SessionLink:
 
         TransientError, and the handle is given back, if it cannot be asked for.
         """
-        properties: dict[object, object] = {Symbol("com.microsoft:receiver-name"): self.name}
+        properties: dict[object, object] = {_RECEIVER_NAME: self.name}
         if self._wanted is None:
-            properties[Symbol("com.microsoft:timeout")] = Uint(1000 * server_timeout_s)
+            properties[_TIMEOUT] = Uint(1000 * server_timeout_s)
         self.sent_at = self.carrier.now()
         try:
             self._link = channel.session.attach_receiver(

@@ -11,10 +11,9 @@ from renewer.core.events import LinkLost
 from renewer.core.model import Grant
 from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, RenewerError, TransientError
+from renewer.targets.servicebus.acceptance import Acceptance
 from renewer.targets.servicebus.acquisition import SessionAcquisition
-from renewer.targets.servicebus.ceilings import OUR_LIMIT, Ceiling, is_too_many
-from renewer.targets.servicebus.channels import NoRoomError
-from renewer.targets.servicebus.connection import NEXT_SESSION_GRACE_S
+from renewer.targets.servicebus.ceilings import OUR_LIMIT
 from renewer.targets.servicebus.deliveries import PastEpochs, read_handle, unknown_handle
 from renewer.targets.servicebus.heldlock import HeldLock, SessionRenewal
 from renewer.targets.servicebus.heldsession import HeldSession
@@ -22,13 +21,12 @@ from renewer.targets.servicebus.managementops import read_expiration
 from renewer.targets.servicebus.verdicts import copy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from renewer.core.model import LeaseId, LeaseSpec
     from renewer.errors import RemoteError
     from renewer.messages import InFlight
-    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement
-    from renewer.targets.servicebus.connection import BrokerConnection
+    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement, W
     from renewer.targets.servicebus.durations import LockDurations
     from renewer.targets.servicebus.envelope import Reply
     from renewer.targets.servicebus.options import NamespaceOptions
@@ -40,12 +38,6 @@ DETACH_TIMEOUT_S: Final = 4.0
 
 GIVE_BACK_TIMEOUT_S: Final = 2.0
 """How long giving back all sessions may take at the end."""
-
-ATTACHES_AT_ONCE: Final = 128
-"""Sessions asked for by name at a time."""
-
-ATTACH_PATIENCE_S: Final = 2.0
-"""How long an acquisition waits for its turn; then it goes ahead: those before it may be waiting for lost answers."""
 
 
 class SessionLocks:
@@ -67,10 +59,8 @@ class SessionLocks:
         self._held: dict[LeaseId, HeldLock] = {}
         self._by_link: dict[SessionLink, HeldLock] = {}
         self._held_of: Counter[str] = Counter()
-        self._asked_of: Counter[str] = Counter()
-        self._ceilings: dict[str, Ceiling] = {}
         self._past = PastEpochs()
-        self._attaching = anyio.CapacityLimiter(ATTACHES_AT_ONCE)
+        self._acceptance = Acceptance(pool, clock, self._held_of, next_session_timeout_s=options.next_session_timeout_s)
 
     def __len__(self) -> int:
         """How many are held."""
@@ -79,10 +69,7 @@ class SessionLocks:
     @property
     def trouble(self) -> str | None:
         """Why no more sessions can be had of an entity; None as a rule. For people."""
-        for entity, ceiling in self._ceilings.items():
-            if ceiling.is_lowered:
-                return f"the broker allows no more than {self._held_of[entity]} sessions of {entity} now: {ceiling.why}"
-        return None
+        return self._acceptance.trouble
 
     async def acquire(self, spec: LeaseSpec, epoch: int, begun: SessionLink | None = None) -> Grant:
         """Accept the session, or the next available one. The errors are those of `verdicts.attach_refused`.
@@ -90,7 +77,7 @@ class SessionLocks:
         With `begun` it was asked for already, and that was refused.
         """
         await self._drop_leftover(spec.id, epoch)
-        return self.hold(spec, epoch, await self._accept_somewhere(spec, begun))
+        return self.hold(spec, epoch, await self._acceptance.accept(spec, begun))
 
     def begin_acquisition(
         self,
@@ -101,35 +88,14 @@ class SessionLocks:
         note: Callable[[RemoteError], None],
     ) -> PendingRenewal | None:
         """See `BeginsAcquisitions`; `note` is told of errors."""
-        entity = spec.entity.strip("/")
-        if spec.session_id is None or spec.id in self._held or entity in self._ceilings:
+        if spec.session_id is None or spec.id in self._held:
             return None
         acquisition = SessionAcquisition(self, spec, epoch, answered, note)
-        # Before anything is asked: that a turn is free does not mean that it is ours.
-        try:
-            self._attaching.acquire_on_behalf_of_nowait(acquisition)
-        except anyio.WouldBlock:
-            return None
-        connection, link = None, None
-        try:
-            connection = self._pool.reserve_now()
-            if connection is not None:
-                link = connection.ask_for_session(entity, spec.session_id, acquisition.on_settled)
-        finally:
-            if link is None:
-                self._attaching.release_on_behalf_of(acquisition)
-                if connection is not None:
-                    self._pool.give_back(connection)
-        if link is None:
-            return None
-        acquisition.link = link
-        self._asked_of[entity] += 1
-        return acquisition
+        return acquisition if self._acceptance.begin(spec.entity.strip("/"), spec.session_id, acquisition) else None
 
-    def asked(self, acquisition: object, link: SessionLink, *, is_used: bool) -> None:
+    def asked(self, acquisition: SessionAcquisition, link: SessionLink, *, is_used: bool) -> None:
         """What `begin_acquisition` asked for is answered, or not wanted any longer. Unless it is used it is let go."""
-        self._attaching.release_on_behalf_of(acquisition)
-        self._asked_of[link.entity] -= 1
+        self._acceptance.end(acquisition, link.entity)
         if not is_used:
             link.let_go()
             self._end_use(link)
@@ -161,20 +127,14 @@ class SessionLocks:
             raise LeaseLostError("the lease is not held", reason=LossReason.DETACHED)
         return await self.renewed(held, held.management.request(held.renewal()))
 
-    def begin_renewal(
-        self,
-        spec: LeaseSpec,
-        epoch: int,
-        answered: Callable[[PendingRenewal], None],
-        *,
-        note: Callable[[RemoteError], None],
-    ) -> PendingRenewal | None:
+    def begin_renewals(
+        self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None], *, note: Callable[[RemoteError], None]
+    ) -> None:
         """See `BeginsRenewals`; `note` is told of errors."""
-        held = self._held.get(spec.id)
-        if held is None or held.epoch != epoch:
-            return None
-        renewal = SessionRenewal(self, held, answered, note)
-        return renewal if renewal.ask() else None
+        for one in wanted:
+            held = self._held.get(one.spec.id)
+            if held is not None and held.epoch == one.epoch:
+                SessionRenewal(self, held, one, answered, note).ask()
 
     async def renewed(self, held: HeldLock, reply: Awaitable[Reply]) -> Grant:
         """What a renewal comes to once this reply to it is there."""
@@ -273,73 +233,6 @@ class SessionLocks:
         held.link.let_go()
         await held.link.wait_gone(DETACH_TIMEOUT_S)
 
-    async def _accept_somewhere(self, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
-        entity = spec.entity.strip("/")
-        ceiling = self._ceilings.get(entity)
-        if ceiling is not None:
-            ceiling.check(self._held_of[entity] + self._asked_of[entity], f"sessions of {entity}")
-        self._asked_of[entity] += 1
-        try:
-            link = await self._accept_where_it_fits(spec, begun)
-        except TransientError as error:
-            if _is_one_too_many(error):
-                ceiling = self._ceilings.setdefault(entity, Ceiling(self._clock))
-                ceiling.refused(self._held_of[entity], str(error))
-            raise
-        finally:
-            self._asked_of[entity] -= 1
-        if ceiling is not None:
-            ceiling.granted(self._held_of[entity] + 1)
-        return link
-
-    async def _accept_where_it_fits(self, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
-        full: BrokerConnection | None = None
-        while True:
-            if begun is None:
-                connection = await self._pool.reserve()
-            else:
-                connection = begun.carrier
-                connection.load += 1
-            try:
-                return await self._accept(connection, spec, begun)
-            except NoRoomError:
-                # It turned out smaller than it looked, and is passed over from now on.
-                self._pool.give_back(connection)
-            except TransientError as error:
-                self._pool.give_back(connection)
-                if not _is_one_too_many(error):
-                    raise
-                if full is not None or not connection.load:
-                    if full is not None:
-                        full.full_at = None
-                    raise
-                # Perhaps it is this connection that has as many as may be, and another will do.
-                full, connection.full_at = connection, connection.load
-            except BaseException:
-                self._pool.give_back(connection)
-                raise
-            begun = None
-
-    async def _accept(self, connection: BrokerConnection, spec: LeaseSpec, begun: SessionLink | None) -> SessionLink:
-        entity = spec.entity.strip("/")
-        if spec.session_id is None:
-            # May wait at the broker for a minute: takes no turn from others.
-            return await connection.accept_session(entity, None, server_timeout_s=self._patience_s())
-        turn, has_turn = object(), False
-        with anyio.move_on_after(ATTACH_PATIENCE_S):
-            await self._attaching.acquire_on_behalf_of(turn)
-            has_turn = True
-        try:
-            return await connection.accept_session(entity, spec.session_id, server_timeout_s=0.0, begun=begun)
-        finally:
-            if has_turn:
-                self._attaching.release_on_behalf_of(turn)
-
-    def _patience_s(self) -> float:
-        """How long the broker may wait for a session to become free: what is left to our caller, less the way back."""
-        left_s = anyio.current_effective_deadline() - anyio.current_time() - NEXT_SESSION_GRACE_S
-        return max(1.0, min(self._options.next_session_timeout_s, left_s))
-
     def _first_grant(self, spec: LeaseSpec, held: HeldLock) -> Grant:
         link = held.link
         self._durations.measure(held.lock, link.locked_until, sent_at=link.sent_at, received_at=link.granted_at)
@@ -411,8 +304,3 @@ class SessionLocks:
     def _end_use(self, link: SessionLink) -> None:
         link.carrier.leave(link.entity)
         self._pool.give_back(link.carrier)
-
-
-def _is_one_too_many(error: TransientError) -> bool:
-    """Whether the session was refused, and not the connection, because there are as many as the broker allows."""
-    return error.kind == "busy" and is_too_many(error)

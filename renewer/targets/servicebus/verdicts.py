@@ -113,6 +113,11 @@ def describe(error: AmqpError | None, otherwise: str) -> str:
     return _join(str(error.condition), error.description)
 
 
+def describe_end(error: AmqpError | None, reason: str) -> str:
+    """Why a connection is over, in one line."""
+    return f"{_ENDS[reason]}: {describe(error, '')}" if error is not None else _ENDS[reason]
+
+
 def shorten(text: str) -> str:
     """A stranger's text, fit for a log line."""
     text = _SECRET.sub("<redacted>", text)
@@ -128,6 +133,13 @@ class _Row(NamedTuple):
     detach: LossReason
 
 
+_ENDS: Final = {
+    "closed": "the connection was closed",
+    "eof": "the connection broke",
+    "protocol-error": "the broker and we do not understand each other",
+    "idle": "the broker fell silent",
+    "sasl": "the broker did not let us in",
+}
 _LONGEST_TEXT: Final = 300
 _SECRET: Final = re.compile(
     r"SharedAccessSignature\s[^\s,;]*|\bsig=[^\s&,;]*|\beyJ[\w-]+\.[\w-]+\.[\w-]*", re.IGNORECASE
