@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -33,7 +33,7 @@ from renewer.observe.metrics import AttemptMetrics, Metrics, MetricsHook
 from renewer.registry import MemoryRegistry
 
 if TYPE_CHECKING:
-    from renewer.ports import LeaseTarget, PendingRenewal
+    from renewer.ports import LeaseTarget, W
 
 _AT_ONCE = 250
 _AT_LEAST_S = 0.5
@@ -63,9 +63,10 @@ class FakeTarget:
         self._ends_at[spec.id] = now + left_s + self._lock_s / 2
         return Grant(now, left_s / spec.policy.due_fraction, session_id=spec.session_id)
 
-    def begin_renewal(self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]) -> PendingRenewal:
-        """Renew it, as Service Bus targets do, without a task."""
-        return _Renewal(self, spec.id, answered)
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
+        """Renew them, as Service Bus targets do, without tasks; each is answered by itself."""
+        for one in wanted:
+            one.renewal = _Renewal(self, one, answered)
 
     def renewed(self, lease_id: LeaseId, asked_at: float) -> Grant:
         """The answer."""
@@ -78,17 +79,17 @@ class FakeTarget:
 class _Renewal:
     """One that is answered in a moment."""
 
-    def __init__(self, target: FakeTarget, lease_id: LeaseId, answered: Callable[[PendingRenewal], None]) -> None:
+    def __init__(self, target: FakeTarget, wanted: W, answered: Callable[[Sequence[W]], None]) -> None:
         self.grant: Grant | None = None
         self._target = target
-        self._lease_id = lease_id
-        self._answered = answered
+        self._wanted = wanted
+        self._answered: Callable[[Sequence[Any]], None] = answered
         self._asked_at = anyio.current_time()
         self._timer = asyncio.get_running_loop().call_later(RENEWAL_S, self._answer)
 
     def _answer(self) -> None:
-        self.grant = self._target.renewed(self._lease_id, self._asked_at)
-        self._answered(self)
+        self.grant = self._target.renewed(self._wanted.spec.id, self._asked_at)
+        self._answered([self._wanted])
 
     async def finish(self) -> Grant:
         """All are granted."""
@@ -106,10 +107,11 @@ class _Attempts(AttemptMetrics):
         super().__init__(metrics)
         self._watch = watch
 
-    def attempt_started(self, kind: str, lateness_s: float) -> None:
-        super().attempt_started(kind, lateness_s)
+    def attempts_started(self, kind: str, lateness_s: Sequence[float]) -> None:
+        super().attempts_started(kind, lateness_s)
         if kind == "renew":
-            self._watch.late(lateness_s)
+            for late_s in lateness_s:
+                self._watch.late(late_s)
 
 
 class _Hook:

@@ -100,7 +100,8 @@ PHRASES: Final = {
     "reply dropped": "The broker answered something that nobody asked.",
     "a connection failed": _OURS + " The connection is made anew.",
     "renewals raised an unexpected error": _OURS + " The renewals are tried again.",
-    "the answer for a lock was not taken in": _OURS + " The next renewal of that lock is tried as usual.",
+    "renewal raised an unexpected error": _OURS + " The renewal is tried again.",
+    "answers for locks were not taken in": _OURS + " The next renewals of those locks are tried as usual.",
     # The gateway
     "gateway listening": "Workers can connect to it.",
     "worker let in": "A worker connected and showed that it may.",
@@ -126,6 +127,8 @@ PHRASES: Final = {
     "watchdog pinged again": "It can serve again.",
     # Attempts, supervisor
     "attempt raised an unexpected error": _OURS + " The attempt is repeated.",
+    "grants were not taken in": _OURS + " The next renewals of those locks are tried as usual.",
+    "an event was not taken in": _OURS + " What came with it was.",
     "release raised an unexpected error": _OURS + " The lock may last until it expires.",
     "lease release not confirmed": "The lock was given back, but may last until it expires.",
     "hook raised an unexpected error": _OURS + " One piece of news was not passed on everywhere.",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from renewer.core.states import MessageFate
 from renewer.core.values import value
@@ -142,7 +142,7 @@ class LeaseTarget(Protocol):
 
 
 class PendingRenewal(Protocol):
-    """A renewal that was asked for with `begin_renewal`, or an acquisition with `begin_acquisition`."""
+    """A renewal that was asked for with `begin_renewals`, or an acquisition with `begin_acquisition`."""
 
     @property
     def grant(self) -> Grant | None:
@@ -158,15 +158,33 @@ class PendingRenewal(Protocol):
         ...
 
 
+class WantedRenewal(Protocol):
+    """A renewal that is to be begun. Whoever begins it sets `renewal`."""
+
+    renewal: PendingRenewal | None
+
+    @property
+    def spec(self) -> LeaseSpec:
+        """What is to be renewed."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """As which epoch it is held."""
+        ...
+
+
+W = TypeVar("W", bound=WantedRenewal)
+
+
 class BeginsRenewals(Protocol):
     """A lease target that can renew without a task for each renewal, which costs more than all else about it."""
 
-    def begin_renewal(
-        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
-    ) -> PendingRenewal | None:
-        """Renew as `renew` does; `answered` is called once, perhaps at once, and not after `cancel`.
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
+        """Renew all these as `renew` does; `answered` is called once for each, for several together where they are.
 
-        None if nothing was asked: `renew` knows what is to be done, or waited for, before.
+        Perhaps at once, but not before `renewal` is set, and not after that is cancelled. Where `renewal` is not set
+        nothing was asked: `renew` knows what is to be done, or waited for, before.
         """
         ...
 
@@ -363,6 +381,14 @@ class Hook(Protocol):
 
     def operation(self, news: TellOperation) -> None:
         """Something happened to an operation."""
+        ...
+
+
+class HearsOfRenewals(Protocol):
+    """A hook that is told of renewals by themselves, those that were acknowledged together in one go."""
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """What `lease` would be told one after the other, each being news of a renewal."""
         ...
 
 

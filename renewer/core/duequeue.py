@@ -1,4 +1,4 @@
-"""The queue of things that fall due: a heap of what is next, and the rest in buckets of a quarter of a second each.
+"""The queue of things that fall due: a list of what is next, in order, and the rest in buckets of 0.25 s.
 
 A key is scheduled at one instant at a time, which the index knows. Rescheduling enters it anew and leaves the old entry
 where it is: an entry is live only while the index names its instant, and stale ones are dropped when their bucket is
@@ -13,13 +13,16 @@ memory of an entry in a heap.
 from __future__ import annotations
 
 import heapq
-import math
 from typing import Generic, Protocol, Self, TypeVar
+
+from renewer.core.inorder import InOrder
 
 _BUCKET_S = 0.25
 """A power of two, so that the beginnings of buckets are exact."""
 
 _SWEEP_MINIMUM = 64
+
+_NEVER = float("inf")
 
 
 class Key(Protocol):
@@ -40,7 +43,7 @@ class DueQueue(Generic[K]):
 
     def __init__(self) -> None:
         self._due: dict[K, float] = {}
-        self._next: list[tuple[float, K]] = []
+        self._next: InOrder[K] = InOrder()
         self._buckets: dict[float, list[K]] = {}
         self._times: list[float] = []
         self._entries = 0
@@ -60,11 +63,19 @@ class DueQueue(Generic[K]):
         if due_at is None:
             self.cancel(key)
             return
-        if self._due.get(key) == due_at:
+        due = self._due
+        if due.get(key) == due_at:
             return
-        self._due[key] = due_at
-        self._enter(key, due_at)
-        if self._entries > 2 * len(self._due) + _SWEEP_MINIMUM:
+        due[key] = due_at
+        self._entries += 1
+        begin = due_at - due_at % _BUCKET_S if due_at != _NEVER else due_at
+        bucket = self._buckets.get(begin)
+        if bucket is None:
+            self._buckets[begin] = [key]
+            heapq.heappush(self._times, begin)
+        else:
+            bucket.append(key)
+        if self._entries > 2 * len(due) + _SWEEP_MINIMUM:
             self._sweep()
 
     def cancel(self, key: K) -> None:
@@ -74,59 +85,72 @@ class DueQueue(Generic[K]):
 
     def next_due(self) -> float | None:
         """The earliest due time of all, or None when nothing is scheduled."""
+        following, times = self._next, self._times
         while True:
-            while self._times and (not self._next or self._times[0] <= self._next[0][0]):
+            first = following.first
+            while times and (first is None or times[0] <= first[0]):
                 self._open()
-            if not self._next:
+                first = following.first
+            if first is None:
                 return None
-            due_at, key = self._next[0]
+            due_at, key = first
             if self._due.get(key) == due_at:
                 return due_at
-            heapq.heappop(self._next)
-            self._entries -= 1
+            self._drop(following.take(1))
 
     def may_be_due_before(self, moment: float) -> bool:
         """Whether anything could fall due before that; cheap, and wrong only where it says yes."""
-        return (bool(self._next) and self._next[0][0] < moment) or (bool(self._times) and self._times[0] < moment)
+        first = self._next.first
+        return (first is not None and first[0] < moment) or (bool(self._times) and self._times[0] < moment)
 
     def pop_due(self, now: float) -> K | None:
         """Take out and return the key that has been due longest at `now`, or None if none is."""
         due_at = self.next_due()
         if due_at is None or due_at > now:
             return None
-        _, key = heapq.heappop(self._next)
-        self._entries -= 1
-        del self._due[key]
-        if self._entries > 2 * len(self._due) + _SWEEP_MINIMUM:
-            self._sweep()
+        (key,) = self._drop(self._next.take(1))
         return key
 
-    def _enter(self, key: K, due_at: float) -> None:
-        self._entries += 1
-        time = _bucket_of(due_at)
-        bucket = self._buckets.get(time)
-        if bucket is None:
-            self._buckets[time] = [key]
-            heapq.heappush(self._times, time)
-        else:
-            bucket.append(key)
+    def pop_all_due(self, now: float) -> list[K]:
+        """Take out and return all that are due at `now`, those that have been longest first."""
+        popped: list[K] = []
+        while (first := self.next_due()) is not None and first <= now:
+            # Of what is in order, all that comes before the first bucket.
+            popped += self._drop(self._next.take_until(min(now, self._times[0]) if self._times else now))
+        return popped
+
+    def _drop(self, taken: list[tuple[float, K]]) -> list[K]:
+        """Forget what was taken out of what is next; returns what of it was live."""
+        self._entries -= len(taken)
+        due = self._due
+        live: list[K] = []
+        for due_at, key in taken:
+            if due.get(key) == due_at:
+                del due[key]
+                live.append(key)
+        if self._entries > 2 * len(due) + _SWEEP_MINIMUM:
+            self._sweep()
+        return live
 
     def _open(self) -> None:
         """Put in order what is in the first bucket."""
-        time = heapq.heappop(self._times)
-        for key in self._buckets.pop(time):
-            due_at = self._due.get(key)
-            if due_at is not None and _bucket_of(due_at) == time:
-                heapq.heappush(self._next, (due_at, key))
-            else:
-                self._entries -= 1
+        begin = heapq.heappop(self._times)
+        end = begin + _BUCKET_S
+        bucket = self._buckets.pop(begin)
+        due = self._due
+        live = [
+            (due_at, key)
+            for key in bucket
+            if (due_at := due.get(key)) is not None and (begin <= due_at < end or due_at == begin)
+        ]
+        self._entries -= len(bucket) - len(live)
+        self._next.add(live)
 
     def _sweep(self) -> None:
-        self._next, self._buckets, self._times, self._entries = [], {}, [], 0
-        for key, due_at in self._due.items():
-            self._enter(key, due_at)
-
-
-def _bucket_of(due_at: float) -> float:
-    """The moment at which its bucket begins."""
-    return due_at if due_at == math.inf else due_at - due_at % _BUCKET_S
+        live, self._due = self._due, {}
+        self._next.clear()
+        self._buckets.clear()
+        self._times.clear()
+        self._entries = 0
+        for key, due_at in live.items():
+            self.schedule(key, due_at)

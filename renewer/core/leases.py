@@ -113,6 +113,10 @@ class Lease:
         """What is left of the lock at `now`; None while there is none."""
         return self.expires_at - now if self._is_ours else None
 
+    def ends_at(self, otherwise: float) -> float:
+        """When the lock ends unless it is renewed; `otherwise` while there is none."""
+        return self.expires_at if self.state is _HELD or self.state is _AT_RISK else otherwise
+
     def register(self, now: float) -> list[Effect]:
         """Begin: the first acquisition is due at once."""
         self.next_attempt_at = now
@@ -197,7 +201,7 @@ class Lease:
 
     def wake_at(self) -> float | None:
         """When `advance` next has something to do."""
-        if is_over(self.state):
+        if self.forget_at is not None:
             return self.forget_at
         if self.is_parked:
             return None
@@ -390,7 +394,8 @@ class Lease:
         margin, lock_s = self.expires_at - now, self.duration_s
         self.renewals += 1
         self.last_margin_s = margin
-        self.min_margin_s = margin if self.min_margin_s is None else min(self.min_margin_s, margin)
+        if self.min_margin_s is None or margin < self.min_margin_s:
+            self.min_margin_s = margin
         self.failures = 0
         self.last_error = None
         self._take(grant, now, fraction, crowd)
@@ -398,10 +403,13 @@ class Lease:
         if recovered:
             self._move(LeaseSignal.GRANTED)
             self._at_risk_since = None
-        effects: list[Effect] = [self._tell(_RENEWED, now, margin_s=margin, lock_s=lock_s)]
+        spec = self.spec
+        session_id = spec.session_id if self.session_id is None else self.session_id
+        # Written out: there are thousands a second.
+        told = TellLease(_RENEWED, spec, self.epoch, now, None, None, None, margin, False, session_id, 0, lock_s)
         if recovered:
-            effects.append(self._tell(LeaseNews.RECOVERED, now, margin_s=margin))
-        return effects
+            return [told, self._tell(LeaseNews.RECOVERED, now, margin_s=margin)]
+        return [told]
 
     def _take(self, grant: Grant, now: float, fraction: float, crowd: int) -> None:
         self.duration_s = grant.duration_s
@@ -421,7 +429,9 @@ class Lease:
             # A lock may last for days, and be renewed every second: a moment is short beside either.
             span_s = min(duration_s, 2.0 * policy.max_interval_s)
             due_at = shared_moment(due_at, span_s, share=max(_MOMENTS, crowd // _CROWD_OF_A_MOMENT))
-        self.next_attempt_at = None if self.is_settling else max(due_at, now)
+        if due_at < now:
+            due_at = now
+        self.next_attempt_at = None if self.is_settling else due_at
         self._attempt_until = None
 
     def _plan_retry(self, failure: Transient, now: float, fraction: float) -> None:
@@ -471,6 +481,8 @@ class Lease:
     def _give_up_at(self) -> float | None:
         """When we stop on our own: too long unable to acquire, too long overdue, or held for as long as allowed."""
         policy = self.spec.policy
+        if self.state is _HELD and policy.max_duration_s is None:
+            return None
         if self.state is _ACQUIRING:
             return None if policy.reacquire else self.registered_at + policy.acquire_timeout_s
         patience = self._patience_ends_at() if self.state is _AT_RISK else None
@@ -545,7 +557,7 @@ class Lease:
 
     def _close_attempt(self, attempt: int) -> bool:
         """It has ended. True if it is the current one and was not yet overdue."""
-        self._outstanding = without(self._outstanding, attempt)
+        self._outstanding = () if self._outstanding == (attempt,) else without(self._outstanding, attempt)
         is_current = attempt == self._attempt and self._attempt_until is not None
         if is_current:
             self._attempt_until = None

@@ -6,7 +6,6 @@ number or does I/O. The shell calls `handle` for each event and `advance` when `
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import assert_never
@@ -40,6 +39,7 @@ from renewer.core.events import (
     OwnerSeen,
     ResultFetched,
 )
+from renewer.core.inorder import InOrder
 from renewer.core.leases import Lease
 from renewer.core.model import LeaseId, OperationId, OperationSpec, Transient
 from renewer.core.operations import Operation
@@ -48,6 +48,8 @@ from renewer.core.states import LeaseKind, is_over
 
 QuotaOf = Callable[[OperationSpec, Asking, object], Quota | None]
 """Says what a request counts against, given the operation's ticket; None for nothing. A pure function."""
+
+_SESSION = LeaseKind.SESSION  # CPython 3.11 takes its time to read a member off its enum.
 
 _LEISURE_S = 5.0
 """Where there is more to do than can be done at once, what holds no lock goes before locks that last longer still."""
@@ -62,7 +64,7 @@ class Scheduler:
         self._leases: dict[LeaseId, Lease] = {}
         self._operations: dict[OperationId, Operation] = {}
         self._queue: DueQueue[str] = DueQueue()
-        self._behind: list[tuple[float, str]] = []
+        self._behind: InOrder[str] = InOrder()
         self._behind_since = 0.0
         self._ended: dict[type[Lease | Operation], set[str]] = {Lease: set(), Operation: set()}
         self._sessions: Counter[str] = Counter()
@@ -143,38 +145,47 @@ class Scheduler:
         left = self.queue_length if most is None else most
         for waited in self._quotas.ready(now, left):
             left -= 1
-            operation = self._operations[OperationId(waited)]
-            effects += operation.let_go(now)
-            self._settle(operation, now)
+            let_go = self._operations[OperationId(waited)]
+            effects += let_go.let_go(now)
+            self._settle(let_go, now)
         # What is due again at once waits for the next call, and cannot hold up the rest.
-        while left > 0 and self._behind:
-            _, key = heapq.heappop(self._behind)
-            item = self._leases.get(LeaseId(key)) or self._operations.get(OperationId(key))
-            if item is None:
-                continue
-            left -= 1
-            if isinstance(item, Lease):
-                effects += item.advance(now, draw())
-            else:
-                effects += item.advance(now, draw(), self._admit)
-            if is_over(item.state) and item.forget_at is not None and item.forget_at <= now:
-                effects.append(self._forget(item, now))
-            else:
-                self._settle(item, now)
+        for _, key in self._behind.take(max(left, 0)):
+            lease = self._leases.get(LeaseId(key))
+            if lease is not None:
+                effects += lease.advance(now, draw())
+                if lease.forget_at is not None and lease.forget_at <= now:
+                    effects.append(self._forget(lease, now))
+                else:
+                    self._settle_lease(lease)
+            elif (operation := self._operations.get(OperationId(key))) is not None:
+                effects += self._advance_operation(operation, now, draw())
+        return effects
+
+    def _advance_operation(self, operation: Operation, now: float, fraction: float) -> list[Effect]:
+        waited_for = operation.held_back_by
+        effects = operation.advance(now, fraction, self._admit)
+        if waited_for is not None and operation.held_back_by is None:
+            # Its deadline came before its turn.
+            self._quotas.leave(operation.spec.id, waited_for, now)
+        if is_over(operation.state) and operation.forget_at is not None and operation.forget_at <= now:
+            effects.append(self._forget(operation, now))
+        else:
+            self._settle(operation, now)
         return effects
 
     def _gather(self, now: float) -> None:
         """Put what has fallen due in order. What is done about an item meanwhile does no harm to its place there."""
-        at_leisure = now + _LEISURE_S
-        while (key := self._queue.pop_due(now)) is not None:
-            lease = self._leases.get(LeaseId(key))
-            margin_s = None if lease is None else lease.margin_s(now)
-            heapq.heappush(self._behind, (at_leisure if margin_s is None else now + margin_s, key))
+        due = self._queue.pop_all_due(now)
+        if due:
+            leases, at_leisure = self._leases, now + _LEISURE_S
+            found = [leases.get(LeaseId(key)) for key in due]
+            ends = [at_leisure if lease is None else lease.ends_at(at_leisure) for lease in found]
+            self._behind.add([*zip(ends, due, strict=True)])
             self._behind_since = now
 
     def _handle_grant(self, lease: Lease, event: LeaseGranted, now: float, fraction: float) -> list[Effect]:
         effects = lease.granted(event, now, fraction, self._crowd(lease))
-        self._settle(lease, now)
+        self._settle_lease(lease)
         return effects
 
     def _handle_lease(self, event: LeaseEvent, now: float, fraction: float) -> list[Effect]:
@@ -225,7 +236,7 @@ class Scheduler:
                     effects = lease.owner_gone(event.detail, now)
                 case _:
                     assert_never(event)
-        self._settle(lease, now)
+        self._settle_lease(lease)
         return effects
 
     def _handle_operation(self, event: OperationEvent, now: float, fraction: float) -> list[Effect]:
@@ -266,7 +277,8 @@ class Scheduler:
             return []
         effects = item.release(now) if isinstance(item, Lease) else item.forget()
         self._queue.schedule(event.key, None)
-        self._quotas.leave(event.key)
+        if isinstance(item, Operation) and item.held_back_by is not None:
+            self._quotas.leave(event.key, item.held_back_by, now)
         self._quotas.ended(event.key, now)
         return [*effects, self._forget(item, now)]
 
@@ -306,13 +318,18 @@ class Scheduler:
         # By either kind: the queue, and an attempt's number, go by the id alone.
         return key in self._leases or key in self._operations
 
-    def _settle(self, item: Lease | Operation, now: float) -> None:
+    def _settle_lease(self, lease: Lease) -> None:
         """Have it looked at again when it next has something to do."""
-        self._queue.schedule(item.spec.id, item.wake_at())
-        if isinstance(item, Operation):
-            self._settle_quota(item, now)
-        if is_over(item.state):
-            self._end(item)
+        self._queue.schedule(lease.spec.id, lease.wake_at())
+        if lease.forget_at is not None:
+            self._end(lease)
+
+    def _settle(self, operation: Operation, now: float) -> None:
+        """The same for an operation."""
+        self._queue.schedule(operation.spec.id, operation.wake_at())
+        self._settle_quota(operation, now)
+        if is_over(operation.state):
+            self._end(operation)
 
     def _end(self, item: Lease | Operation) -> None:
         ended = self._ended[type(item)]
@@ -334,14 +351,12 @@ class Scheduler:
     def _crowd(self, lease: Lease) -> int:
         """How many locks can be renewed together with this one, itself included."""
         spec = lease.spec
-        if spec.kind is LeaseKind.SESSION:
+        if spec.kind is _SESSION:
             return self._sessions[spec.target]
         return self._messages[spec.target, spec.entity]
 
     def _settle_quota(self, operation: Operation, now: float) -> None:
         """Give back its place in its quota once it has no use for it any longer."""
-        if is_over(operation.state):
-            self._quotas.leave(operation.spec.id)
         if not operation.is_asking:
             self._quotas.ended(operation.spec.id, now)
 

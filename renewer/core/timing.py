@@ -98,8 +98,10 @@ def gathered_due_at(
     they were taken, and stay together. Where that would bring more than `TOGETHER` to one moment it is the roundest in
     a random part of those bounds.
     """
-    span = min(policy.due_fraction * duration_s, policy.max_interval_s)
-    latest, width = anchored_at + span, span * max(policy.jitter, _LEAST_WIDTH)
+    span = policy.due_fraction * duration_s
+    if span > policy.max_interval_s:
+        span = policy.max_interval_s
+    latest, width = anchored_at + span, span * (max(_LEAST_WIDTH, policy.jitter))
     if crowd * policy.jitter > TOGETHER:
         part = width * TOGETHER / (crowd * policy.jitter)
         latest -= (width - part) * fraction
@@ -113,8 +115,10 @@ def renewal_attempt_s(policy: RenewalPolicy, *, remaining_s: float, duration_s: 
     A fixed share of what remains, so that attempts grow denser towards expiry and always another one fits. After
     expiry the same share of a whole lock.
     """
-    base = remaining_s if remaining_s > 0 else duration_s
-    return min(max(base * policy.attempt_fraction, policy.min_attempt_s), policy.max_attempt_s)
+    span = (remaining_s if remaining_s > 0 else duration_s) * policy.attempt_fraction
+    if span < policy.min_attempt_s:
+        span = policy.min_attempt_s
+    return min(policy.max_attempt_s, span)
 
 
 def renewal_retry_s(
@@ -167,5 +171,5 @@ def _roundest(after: float, upto: float) -> float:
     step = _GRAIN * 2.0 ** (math.frexp((upto - after) / _GRAIN)[1] - 1)
     low, high = math.floor(after / step), math.floor(upto / step)
     # Of the numbers above `low` up to `high`, the one that ends in most zeros is what `high` and no `low` begins with.
-    zeros = max(0, (low ^ high).bit_length() - 1)
-    return (high >> zeros << zeros) * step
+    zeros = (low ^ high).bit_length() - 1
+    return (high >> zeros << zeros if zeros > 0 else high) * step

@@ -8,9 +8,11 @@ what is more than a grant then gets its task.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -28,7 +30,7 @@ from renewer.core.events import (
 )
 from renewer.core.model import Failure, LeaseId, OperationId, PollAnswer, Succeeded, Terminal, Transient
 from renewer.core.states import LossReason, MessageFate
-from renewer.daemon.lanes import Lane, LaneLimits, Queued
+from renewer.daemon.lanes import Lane, LaneLimits
 from renewer.daemon.pending import PendingAttempt
 from renewer.daemon.workers import Workers
 from renewer.errors import LeaseLostError, MessageSettledError, TransientError
@@ -47,7 +49,9 @@ _LOOK_AFTER_S = 1.0
 """How often it is looked whether a renewal without a task has had its time."""
 
 _AttemptKey = tuple[LeaseId | OperationId, int]
-_Begin = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
+_BeginRenewals = Callable[[Sequence[PendingAttempt], Callable[[Sequence[PendingAttempt]], None]], None]
+_BeginAcquisition = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
+_ForLease = StartRenew | StartAcquire | StartRelease
 
 _log = structlog.get_logger("renewer.attempts")
 
@@ -55,17 +59,17 @@ _log = structlog.get_logger("renewer.attempts")
 class AttemptObserver(Protocol):
     """Told how attempts go; for metrics."""
 
-    def attempt_started(self, kind: str, lateness_s: float) -> None:
-        """An attempt of this kind began, so long after it fell due."""
+    def attempts_started(self, kind: str, lateness_s: Sequence[float]) -> None:
+        """Attempts of this kind began, each so long after it fell due."""
         ...
 
-    def renewal_answered(self, duration_s: float) -> None:
-        """A renewal was answered, well or not, after so long."""
+    def renewals_answered(self, duration_s: Sequence[float]) -> None:
+        """Renewals were answered, well or not, each after so long."""
         ...
 
 
 class AttemptRunner:
-    """Runs attempts in the task group given, and posts their outcomes as events."""
+    """Runs attempts in the task group given, and posts their outcomes as events: `post_all` several at once."""
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class AttemptRunner:
         operation_targets: Mapping[str, OperationTarget],
         clock: Clock,
         post: Callable[[Event], None],
+        post_all: Callable[[Sequence[Event]], None],
         keeper: Keeper,
         limits: LaneLimits,
         observer: AttemptObserver | None,
@@ -82,21 +87,21 @@ class AttemptRunner:
         self._operation_targets = operation_targets
         self._clock = clock
         self._post = post
+        self._post_all = post_all
         self._keeper = keeper
         self._limits = limits
         self._observer = observer
         self._tasks: TaskGroup | None = None
         self._askers: Workers[Attempt] = Workers(self._attempt)
-        self._keepers: Workers[tuple[Lane, Queued, int]] = Workers(self._work)
-        self._sequence = itertools.count()
-        # Attempts that are wanted: those without a scope have yet to begin.
+        self._keepers: Workers[PendingAttempt] = Workers(self._work)
+        # Attempts that are wanted: those that have a task, or are about to, and the others.
         self._scopes: dict[_AttemptKey, anyio.CancelScope | None] = {}
         self._pending: dict[_AttemptKey, PendingAttempt] = {}
         self._look_at = 0.0
         self._releases: dict[LeaseId, anyio.Event] = {}
-        # Renewals that wait for a place, by lease and epoch.
-        self._waiting: dict[tuple[LeaseId, int], int] = {}
-        self._lanes: dict[tuple[type[Queued], str], Lane] = {}
+        # Renewals that wait for a place.
+        self._waiting: dict[LeaseId, PendingAttempt] = {}
+        self._lanes: dict[tuple[type[_ForLease], str], Lane] = {}
         self._to_fill: dict[Lane, None] = {}
 
     def use(self, tasks: TaskGroup | None) -> None:
@@ -105,29 +110,39 @@ class AttemptRunner:
 
     def start(self, effect: Attempt | StartRelease) -> None:
         """Begin one attempt, or one release; for a lease once `fill` is called and its lane has room."""
-        if self._tasks is None:
-            raise RuntimeError("attempts were asked for before the supervisor runs")
+        if isinstance(effect, StartRenew):
+            self.start_renewals([effect])
+            return
+        tasks = self._running()
         if isinstance(effect, StartSubmit | StartPoll | StartFetch):
             self._scopes[effect.spec.id, effect.attempt] = None
-            self._askers.put(self._tasks, effect)
+            self._askers.put(tasks, effect)
             return
-        lane = self._lane_for(effect)
-        if isinstance(effect, StartRenew):
-            before = self._waiting.get((effect.spec.id, effect.epoch))
-            if before is not None and (effect.spec.id, before) in self._scopes:
-                # The attempt before this one has not even begun; two would only make the queue longer.
-                return
-            self._waiting[effect.spec.id, effect.epoch] = effect.attempt
-            ends_at = effect.expires_at
-        elif isinstance(effect, StartAcquire):
-            ends_at = effect.abandon_at
+        if isinstance(effect, StartAcquire):
+            attempt = self._pending[effect.spec.id, effect.attempt] = PendingAttempt(
+                effect, effect.due_at, effect.abandon_at
+            )
         else:
             self._releases.setdefault(effect.spec.id, anyio.Event())
-            ends_at = self._clock.now()
-        if not isinstance(effect, StartRelease):
-            self._scopes[effect.spec.id, effect.attempt] = None
-        lane.put(effect, ends_at, next(self._sequence))
-        self._to_fill[lane] = None
+            now = self._clock.now()
+            attempt = PendingAttempt(effect, now, now)
+        self._queue(self._lane_for(type(effect), effect.spec.target), [attempt])
+
+    def start_renewals(self, effects: Sequence[StartRenew]) -> None:
+        """The same for renewals: those that go to one target together begin together."""
+        self._running()
+        for target, those in groupby(effects, _target_of):
+            queued: list[PendingAttempt] = []
+            for effect in those:
+                lease_id = effect.spec.id
+                before = self._waiting.get(lease_id)
+                if before is not None and before.is_wanted and before.epoch == effect.epoch:
+                    # The attempt before this one has not even begun; two would only make the queue longer.
+                    continue
+                attempt = PendingAttempt(effect, effect.due_at, effect.expires_at, effect.patience_s)
+                self._waiting[lease_id] = self._pending[lease_id, effect.attempt] = attempt
+                queued.append(attempt)
+            self._queue(self._lane_for(StartRenew, target), queued)
 
     def fill(self) -> None:
         """Start what was queued since the last call, as far as there is room."""
@@ -142,8 +157,10 @@ class AttemptRunner:
         now = self._clock.now()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AFTER_S
-            for pending in [pending for pending in self._pending.values() if pending.effect.abandon_at <= now]:
-                self._give_up(pending.effect)
+            for effect in [pending.effect for pending in self._pending.values()]:
+                if not isinstance(effect, StartRelease) and effect.abandon_at <= now:
+                    self.cancel(effect.spec.id, effect.attempt)
+                    self._post(_failed(effect, _NO_ANSWER))
         for lane in self._lanes.values():
             self._fill(lane)
         return min((at for lane in self._lanes.values() if (at := lane.relief_at) is not None), default=None)
@@ -153,7 +170,7 @@ class AttemptRunner:
         pending = self._pending.pop((key, attempt), None)
         if pending is not None:
             pending.cancel()
-            self._left(pending.lane, pending.number)
+            self._left([pending])
             return
         scope = self._scopes.pop((key, attempt), None)
         if scope is not None:
@@ -170,98 +187,145 @@ class AttemptRunner:
         while self._releases:
             await next(iter(self._releases.values())).wait()
 
+    def _running(self) -> TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("attempts were asked for before the supervisor runs")
+        return self._tasks
+
+    def _queue(self, lane: Lane, attempts: Sequence[PendingAttempt]) -> None:
+        lane.put(attempts)
+        self._to_fill[lane] = None
+
     def _fill(self, lane: Lane) -> None:
         if self._tasks is None or lane.is_being_filled:
             return
         lane.is_being_filled = True
         try:
             now = self._clock.now()
-            while (following := lane.take(now)) is not None:
-                number, effect = following
-                if isinstance(effect, StartRenew) and (
-                    self._waiting.get((effect.spec.id, effect.epoch)) == effect.attempt
-                ):
-                    del self._waiting[effect.spec.id, effect.epoch]
-                if not isinstance(effect, StartRelease) and self._begin(lane, effect, number, now):
-                    continue
-                self._keepers.put(self._tasks, (lane, effect, number))
+            while attempts := lane.take(now):
+                self._begin(attempts, now)
         finally:
             lane.is_being_filled = False
 
-    def _left(self, lane: Lane, number: int) -> None:
-        """A place in the lane is free again."""
-        lane.give_back(number)
-        if lane.relief_at is not None:
-            self._fill(lane)
+    def _begin(self, attempts: Sequence[PendingAttempt], now: float) -> None:
+        """Begin what has found places in one lane, so that all of it is of one kind."""
+        wanted = [attempt for attempt in attempts if attempt.is_wanted]
+        if len(wanted) < len(attempts):
+            self._left([attempt for attempt in attempts if not attempt.is_wanted])
+        if isinstance(attempts[0].effect, StartRenew):
+            for attempt in attempts:
+                if self._waiting.get(attempt.spec.id) is attempt:
+                    del self._waiting[attempt.spec.id]
+            if wanted:
+                self._begin_renewals(wanted, now)
+            return
+        for attempt in wanted:
+            if not (isinstance(attempt.effect, StartAcquire) and self._begin_acquisition(attempt, attempt.effect)):
+                self._begin_task(attempt)
 
-    async def _work(self, work: tuple[Lane, Queued, int]) -> None:
-        lane, effect, number = work
+    def _begin_task(self, attempt: PendingAttempt) -> None:
+        """Have a task carry it out."""
+        effect = attempt.effect
+        if not isinstance(effect, StartRelease):
+            del self._pending[effect.spec.id, effect.attempt]
+            self._scopes[effect.spec.id, effect.attempt] = None
+        self._keepers.put(self._running(), attempt)
+
+    async def _work(self, attempt: PendingAttempt) -> None:
         try:
-            if isinstance(effect, StartRelease):
-                await self._release(effect)
+            if isinstance(attempt.effect, StartRelease):
+                await self._release(attempt.effect)
             else:
-                await self._attempt(effect)
+                await self._attempt(attempt.effect)
         finally:
-            self._left(lane, number)
+            self._left([attempt])
+
+    def _left(self, attempts: Sequence[PendingAttempt]) -> None:
+        """Places in lanes, if these have any, are free again."""
+        for places, those in groupby(attempts, _places_of):
+            if places is not None:
+                places.give_back(len([*those]))
+                if places.lane.relief_at is not None:
+                    self._fill(places.lane)
 
     # Attempts without a task ----------------------------------------------------------------------------------------
 
-    def _begin(self, lane: Lane, effect: StartRenew | StartAcquire, number: int, now: float) -> bool:
-        """Have it asked for without a task, or not at all if nobody wants it any longer; False if it takes a task."""
-        key, target = (effect.spec.id, effect.attempt), self._lease_targets.get(effect.spec.target)
-        if key not in self._scopes:
-            lane.give_back(number)
-            return True
-        kind = _KINDS[type(effect)]
-        begin: _Begin | None = getattr(target, _BEGIN[kind], None)
+    def _begin_renewals(self, attempts: Sequence[PendingAttempt], now: float) -> None:
+        """Have locks of one target renewed without tasks; those for which that cannot be get one each."""
+        begin: _BeginRenewals | None = getattr(self._lease_targets.get(attempts[0].spec.target), "begin_renewals", None)
+        if begin is not None:
+            try:
+                begin(attempts, self._take_in)
+            except Exception:
+                _log.exception("attempt raised an unexpected error", kind="renew", target=attempts[0].spec.target)
+        begun = [attempt for attempt in attempts if attempt.renewal is not None or attempt.is_answered]
+        if self._observer is not None and begun:
+            self._observer.attempts_started("renew", [now - attempt.due_at for attempt in begun])
+        if len(begun) < len(attempts):
+            for attempt in attempts:
+                if attempt.renewal is None and not attempt.is_answered and attempt.is_wanted:
+                    self._begin_task(attempt)
+
+    def _begin_acquisition(self, attempt: PendingAttempt, effect: StartAcquire) -> bool:
+        """Have it asked for without a task; False if it takes one."""
+        begin: _BeginAcquisition | None = getattr(
+            self._lease_targets.get(effect.spec.target), "begin_acquisition", None
+        )
         if begin is None:
             return False
-        pending = PendingAttempt(effect, lane, number, now, self._take_in)
         try:
-            asked = begin(effect.spec, effect.epoch, pending.answered)
+            asked = begin(effect.spec, effect.epoch, partial(self._take_in_one, attempt))
         except Exception:
-            _log.exception("attempt raised an unexpected error", kind=kind, id=effect.spec.id)
+            _log.exception("attempt raised an unexpected error", kind="acquire", id=effect.spec.id)
             return False
         if asked is None:
             return False
+        attempt.renewal = asked
         if self._observer is not None:
-            self._observer.attempt_started(kind, max(0.0, now - effect.due_at))
-        if not pending.is_answered:
-            pending.renewed = asked
-            self._pending[key] = pending
-            self._scopes.pop(key, None)
+            self._observer.attempts_started("acquire", [self._clock.now() - effect.due_at])
         return True
 
-    def _take_in(self, pending: PendingAttempt, renewed: PendingRenewal) -> None:
-        effect, grant = pending.effect, renewed.grant
-        key = (effect.spec.id, effect.attempt)
-        self._pending.pop(key, None)
-        if self._tasks is None:
+    def _take_in_one(self, attempt: PendingAttempt, _acquired: PendingRenewal) -> None:
+        self._take_in([attempt])
+
+    def _take_in(self, attempts: Sequence[PendingAttempt]) -> None:
+        """Take in what was answered together."""
+        granted: list[LeaseGranted] = []
+        done: list[PendingAttempt] = []
+        for attempt in attempts:
+            effect = attempt.effect
+            if isinstance(effect, StartRelease) or not attempt.is_wanted:
+                # Cancelled in the moment in which it was answered.
+                continue
+            key = (effect.spec.id, effect.attempt)
+            del self._pending[key]
+            renewal = attempt.answered()
+            grant = renewal.grant
+            if grant is not None:
+                granted.append(LeaseGranted(effect.spec.id, effect.epoch, effect.attempt, grant))
+                done.append(attempt)
+            elif self._tasks is not None:
+                # What is to be done may take its time, and connections tell of failure before they have gone down.
+                self._scopes[key] = None
+                self._tasks.start_soon(self._finish, attempt, renewal)
+        if not granted or self._tasks is None:
             return
-        if grant is None:
-            # What is to be done may take its time, and connections tell of failure before they have gone down.
-            self._scopes[key] = None
-            self._tasks.start_soon(self._finish, pending, renewed)
-            return
-        self._scopes.pop(key, None)
-        if self._observer is not None and isinstance(effect, StartRenew):
-            self._observer.renewal_answered(self._clock.now() - pending.started_at)
+        if self._observer is not None and isinstance(done[0].effect, StartRenew):
+            now = self._clock.now()
+            self._observer.renewals_answered([now - attempt.started_at for attempt in done])
         try:
-            self._post(LeaseGranted(effect.spec.id, effect.epoch, effect.attempt, grant))
+            self._post_all(granted)
         except Exception:
             # Whoever read the answer must not suffer from what it led to.
-            _log.exception("attempt raised an unexpected error", kind=_KINDS[type(effect)], id=effect.spec.id)
-        self._left(pending.lane, pending.number)
+            _log.exception("grants were not taken in")
+        self._left(done)
 
-    async def _finish(self, pending: PendingAttempt, renewed: PendingRenewal) -> None:
+    async def _finish(self, attempt: PendingAttempt, renewal: PendingRenewal) -> None:
         try:
-            await self._attempt(pending.effect, renewed, pending.started_at)
+            assert not isinstance(attempt.effect, StartRelease)  # noqa: S101 - these are always tasks
+            await self._attempt(attempt.effect, renewal, attempt.started_at)
         finally:
-            self._left(pending.lane, pending.number)
-
-    def _give_up(self, effect: StartRenew | StartAcquire) -> None:
-        self.cancel(effect.spec.id, effect.attempt)
-        self._post(_failed(effect, _NO_ANSWER))
+            self._left([attempt])
 
     # Attempts as tasks ----------------------------------------------------------------------------------------------
 
@@ -276,7 +340,7 @@ class AttemptRunner:
         if started_at is None:
             started_at = self._clock.now()
             if self._observer is not None:
-                self._observer.attempt_started(_KINDS[type(effect)], max(0.0, started_at - effect.due_at))
+                self._observer.attempts_started(_KINDS[type(effect)], [started_at - effect.due_at])
         outcome: Event | None = None
         with scope:
             outcome = await self._outcome(effect, renewed)
@@ -289,7 +353,7 @@ class AttemptRunner:
         if outcome is None:
             outcome = _failed(effect, _NO_ANSWER)
         elif self._observer is not None and isinstance(effect, StartRenew):
-            self._observer.renewal_answered(self._clock.now() - started_at)
+            self._observer.renewals_answered([self._clock.now() - started_at])
         self._post(outcome)
 
     async def _outcome(self, effect: Attempt, renewed: PendingRenewal | None) -> Event:
@@ -347,13 +411,12 @@ class AttemptRunner:
             raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="unreachable")
         return target
 
-    def _lane_for(self, effect: Queued) -> Lane:
-        name = (type(effect), effect.spec.target)
-        lane = self._lanes.get(name)
+    def _lane_for(self, kind: type[_ForLease], target: str) -> Lane:
+        lane = self._lanes.get((kind, target))
         if lane is None:
             limits = self._limits
             limit = {StartRenew: limits.renew, StartAcquire: limits.acquire, StartRelease: limits.release}
-            lane = self._lanes[name] = Lane(limit[type(effect)])
+            lane = self._lanes[kind, target] = Lane(limit[kind])
         return lane
 
     async def _release(self, effect: StartRelease) -> None:
@@ -391,4 +454,5 @@ _KINDS: dict[type, str] = {
     StartFetch: "fetch",
 }
 
-_BEGIN = {"renew": "begin_renewal", "acquire": "begin_acquisition"}
+_target_of = attrgetter("spec.target")
+_places_of = attrgetter("places")

@@ -28,7 +28,7 @@ from renewer.daemon.eventdocs import lease_data, lease_type, operation_data, ope
 from renewer.daemon.eventpast import EventPast, KeptEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from datetime import datetime
 
     from renewer.core.effects import TellLease, TellOperation
@@ -92,6 +92,12 @@ class EventStream:
             takers = self._takers(kind, subject)
             if takers:
                 self._pass(takers, kind, subject, news.at, lease_data(news, self._lease(subject)))
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """Tell of renewals, if anybody wants to know."""
+        if self._choosers or self._by_subject:
+            for one in news:
+                self.lease(one)
 
     def operation(self, news: TellOperation) -> None:
         """Tell of an operation."""
@@ -164,8 +170,9 @@ class EventStream:
         return self._clock.utc_now() + timedelta(seconds=at - self._clock.now())
 
     def _takers(self, kind: str, subject: str) -> list[_Reader]:
-        takers = [reader for reader in self._readers if reader.wants(kind, subject)]
-        takers += [reader for reader in self._by_subject.get(subject, ()) if reader.wants(kind, subject)]
+        takers = [reader for reader in self._readers if reader.wants(kind, subject)] if self._readers else []
+        if subject in self._by_subject:
+            takers += [reader for reader in self._by_subject.get(subject, ()) if reader.wants(kind, subject)]
         return takers
 
     def _since(self, after: str, reader: _Reader) -> list[EventDocument]:

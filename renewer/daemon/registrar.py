@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +219,9 @@ class Forgetting:
         """Let go of a lease's lock and key."""
         if news.news is LeaseNews.FORGOTTEN:
             self._registrar.drop(news.spec)
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """They live on."""
 
     def operation(self, news: TellOperation) -> None:
         """Let go of an operation's key."""

@@ -8,14 +8,14 @@ that was suspended is noticed soon after it wakes.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 import structlog
 
-from renewer.core.effects import CancelAttempt, Effect, TellLease
+from renewer.core.effects import CancelAttempt, Effect, LeaseNews, StartRenew, TellLease
 from renewer.core.events import Event, LeaseParkRequested, LeaseUnparkRequested
 from renewer.core.model import LeaseId, OperationId
 from renewer.core.scheduler import Scheduler
@@ -39,6 +39,8 @@ MAX_SLEEP_S = 1.0
 
 AT_ONCE = 500
 """How many things are looked at before others have their turn on the event loop, when many fall due together."""
+
+_RENEWED = LeaseNews.RENEWED
 
 _log = structlog.get_logger("renewer.supervisor")
 
@@ -78,6 +80,7 @@ class Supervisor:
             operation_targets=operation_targets,
             clock=clock,
             post=self.post,
+            post_all=self.post_all,
             keeper=self.keeper,
             limits=limits if limits is not None else LaneLimits(),
             observer=observer,
@@ -86,6 +89,18 @@ class Supervisor:
     def post(self, event: Event) -> None:
         """Take in one event, from any task of this event loop, and do at once what follows from it."""
         self._perform(self.scheduler.handle(event, self._clock.now(), self._draw()))
+        if self.scheduler.is_due_before(self._sleeps_until):
+            self._wake.set()
+
+    def post_all(self, events: Sequence[Event]) -> None:
+        """The same for several that came together; what one of them leads to is no matter to the others."""
+        now, effects = self._clock.now(), []
+        for event in events:
+            try:
+                effects += self.scheduler.handle(event, now, self._draw())
+            except Exception:
+                _log.exception("an event was not taken in")
+        self._perform(effects)
         if self.scheduler.is_due_before(self._sleeps_until):
             self._wake.set()
 
@@ -142,31 +157,58 @@ class Supervisor:
         if self._on_lag is not None and is_due:
             self._on_lag(max(0.0, self._clock.now() - until))
 
-    def _perform(self, effects: list[Effect]) -> None:
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        renewals: list[StartRenew] = []
+        renewed: list[TellLease] = []
+        is_pending = self.keeper.is_pending
         for effect in effects:
-            if isinstance(effect, News):
+            if isinstance(effect, StartRenew):
+                renewals.append(effect)
+            elif isinstance(effect, TellLease) and effect.news is _RENEWED and not is_pending(effect.spec.id):
+                # Nothing of it is kept, and nobody is called back for it.
+                renewed.append(effect)
+            elif isinstance(effect, News):
+                if renewed:
+                    self._tell_renewed(renewed)
+                    renewed = []
                 self.keeper.take(effect)
             elif isinstance(effect, CancelAttempt):
                 self._runner.cancel(effect.key, effect.attempt)
             else:
                 self._runner.start(effect)
+        if renewed:
+            self._tell_renewed(renewed)
+        if renewals:
+            self._runner.start_renewals(renewals)
         # Only now, so that of all these the one that is nearest to its end goes first.
         self._runner.fill()
 
     def _tell(self, news: News) -> None:
+        for hook in self._hooks:
+            self._tell_one(hook, news)
+
+    def _tell_renewed(self, news: Sequence[TellLease]) -> None:
+        """Tell of renewals, which most news are, and of which most hooks want to know nothing."""
+        for hook in self._hooks:
+            renewed: Callable[[Sequence[TellLease]], None] | None = getattr(hook, "renewed", None)
+            if renewed is None:
+                for one in news:
+                    self._tell_one(hook, one)
+                continue
+            try:
+                renewed(news)
+            except Exception:
+                _log.exception("hook raised an unexpected error")
+
+    def _tell_one(self, hook: Hook, news: News) -> None:
         # Whoever listens must not be able to stop what they listen to.
-        if isinstance(news, TellLease):
-            for hook in self._hooks:
-                try:
-                    hook.lease(news)
-                except Exception:
-                    _log.exception("hook raised an unexpected error")
-        else:
-            for hook in self._hooks:
-                try:
-                    hook.operation(news)
-                except Exception:
-                    _log.exception("hook raised an unexpected error")
+        try:
+            if isinstance(news, TellLease):
+                hook.lease(news)
+            else:
+                hook.operation(news)
+        except Exception:
+            _log.exception("hook raised an unexpected error")
 
     def _quota_of(self, spec: OperationSpec, asking: Asking, ticket: object) -> Quota | None:
         target = self._operation_targets.get(spec.account)

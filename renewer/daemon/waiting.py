@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,6 +20,12 @@ class Waiting:
     def lease(self, news: TellLease) -> None:
         """Wake those who wait for this lease."""
         self._wake(news.spec.id)
+
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """Wake those who wait for these leases."""
+        if self._waiters:
+            for one in news:
+                self._wake(one.spec.id)
 
     def operation(self, news: TellOperation) -> None:
         """Wake those who wait for this operation."""

@@ -34,6 +34,13 @@ class Distribution:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count several."""
+        bounds, counts = self._bounds, self._counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self._sum += sum(values)
+
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Tell what was counted."""
         buckets = zip(map(floatToGoString, self._bounds), accumulate(self._counts), strict=True)

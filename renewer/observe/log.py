@@ -14,10 +14,12 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 from renewer.core.effects import LeaseNews, OperationNews, TellLease, TellOperation
-from renewer.core.states import OperationState
+from renewer.core.states import OPERATION_ENDS, OperationState
 from renewer.observe.logsink import LogSink
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "console"]
@@ -99,6 +101,12 @@ class LogHook:
             fields["final"] = news.final
         self._log.log(level, phrase, **fields)
 
+    def renewed(self, news: Sequence[TellLease]) -> None:
+        """As many lines, where anybody wants them."""
+        if _LEASE_PHRASES[LeaseNews.RENEWED][0] >= _level:
+            for one in news:
+                self.lease(one)
+
     def operation(self, news: TellOperation) -> None:
         """One line for one piece of news; the phrase is constant, the rest are fields."""
         level, phrase = _OPERATION_PHRASES[news.news]
@@ -162,13 +170,4 @@ _OPERATION_PHRASES: dict[OperationNews, tuple[int, str]] = {
     OperationNews.FORGOTTEN: (logging.DEBUG, "operation forgotten"),
 }
 
-_BAD_ENDS = frozenset(
-    {
-        OperationState.FAILED,
-        OperationState.CANCELED,
-        OperationState.EXPIRED,
-        OperationState.TIMED_OUT,
-        OperationState.UNPOLLABLE,
-        OperationState.REJECTED,
-    }
-)
+_BAD_ENDS = OPERATION_ENDS - {OperationState.SUCCEEDED}

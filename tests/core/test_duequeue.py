@@ -57,6 +57,16 @@ def test_the_longest_due_comes_first_and_ties_break_by_key() -> None:
     assert drain(queue, 3.0) == ["z", "b", "c", "a"]
 
 
+def test_all_that_are_due_come_out_together_in_the_same_order() -> None:
+    queue: DueQueue[str] = DueQueue()
+    for number in range(100):
+        queue.schedule(f"{number:04}", 7.0 - number / 16)
+    queue.schedule("later", 7.5)
+    assert queue.pop_all_due(7.0) == [f"{number:04}" for number in reversed(range(100))]
+    assert queue.pop_all_due(7.0) == []
+    assert queue.next_due() == 7.5
+
+
 def test_rescheduling_later_leaves_nothing_due_at_the_old_time() -> None:
     queue: DueQueue[str] = DueQueue()
     queue.schedule("a", 1.0)
@@ -181,11 +191,20 @@ class QueueAgainstADict(RuleBasedStateMachine):
 
     @rule(now=instants)
     def pop_one(self, now: float) -> None:
-        due = [(due_at, key) for key, due_at in self.model.items() if due_at <= now]
-        expected = min(due)[1] if due else None
+        expected = next(iter(self._due(now)), None)
         assert self.queue.pop_due(now) == expected
         if expected is not None:
             del self.model[expected]
+
+    @rule(now=instants)
+    def pop_all(self, now: float) -> None:
+        expected = self._due(now)
+        assert self.queue.pop_all_due(now) == expected
+        for key in expected:
+            del self.model[key]
+
+    def _due(self, now: float) -> list[str]:
+        return [key for _, key in sorted((due_at, key) for key, due_at in self.model.items() if due_at <= now)]
 
     @precondition(lambda self: self.model)
     @rule()

@@ -25,7 +25,7 @@ from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.waiting import Waiting
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, UnknownHandleError
 from renewer.messages import InFlight, ReceivedMessage
-from renewer.ports import FollowTerms, PendingRenewal, PreparedOperation, Settlement
+from renewer.ports import FollowTerms, PendingRenewal, PreparedOperation, Settlement, W
 from renewer.registry import MemoryRegistry
 
 
@@ -152,6 +152,19 @@ class PendingBroker(FakeBroker):
         async with anyio.create_task_group() as self.tasks:
             task_status.started()
             await anyio.sleep_forever()
+
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
+        for one in wanted:
+            there_at_once: list[PendingRenewal] = []
+
+            def take_in(renewal: PendingRenewal, one: W = one, there: list[PendingRenewal] = there_at_once) -> None:
+                there.append(renewal)
+                one.renewal = renewal
+                answered([one])
+
+            renewal = self.begin_renewal(one.spec, one.epoch, take_in)
+            if not there_at_once:
+                one.renewal = renewal
 
     def begin_renewal(
         self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]

@@ -79,9 +79,9 @@ def test_news_of_operations_are_counted(metrics):
 
 def test_attempts_are_measured_and_the_worst_lateness_is_kept(metrics):
     attempts = AttemptMetrics(metrics)
-    for lateness_s in (0.25, 0.5, 0.125):
-        attempts.attempt_started("renew", lateness_s)
-    attempts.renewal_answered(0.5)
+    for lateness_s in ([0.25, 0.5], [0.125]):
+        attempts.attempts_started("renew", lateness_s)
+    attempts.renewals_answered([0.5])
     assert attempts.max_lateness_s == 0.5
     assert value(metrics, "renewer_attempt_lateness_seconds_count", kind="renew") == 3
     assert value(metrics, "renewer_renewal_duration_seconds_sum") == 0.5

@@ -57,6 +57,22 @@ class Rig:
         self.broker.changed()
 
 
+class Wanted:
+    """A renewal that is wanted (`WantedRenewal`)."""
+
+    def __init__(self, lease, epoch):
+        self.spec = lease
+        self.epoch = epoch
+        self.renewal = None
+
+
+def begin_renewal(target, lease, epoch, answered):
+    """Begin one renewal by itself; None if nothing was asked."""
+    wanted = Wanted(lease, epoch)
+    target.begin_renewals([wanted], lambda those: [answered(one.renewal) for one in those])
+    return wanted.renewal
+
+
 @asynccontextmanager
 async def rig(prepare=lambda broker: None, clock=None, **changes):
     async with scripted_broker() as broker:

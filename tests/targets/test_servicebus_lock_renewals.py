@@ -8,7 +8,7 @@ import pytest
 from renewer.core.model import LeaseId
 from renewer.core.states import LossReason, MessageFate
 from renewer.errors import LeaseLostError, MessageSettledError, TransientError
-from tests.targets.servicebus_rig import failing, rig
+from tests.targets.servicebus_rig import Wanted, begin_renewal, failing, rig
 from tests.targets.test_servicebus_lock_batches import Renewals, acquire_all, token_of
 from tests.targets.test_servicebus_messages import message
 
@@ -21,16 +21,20 @@ class Answers:
     def __init__(self, r):
         self.r = r
         self.came = {}
+        self.together = []
         self.renewals = {}
         self._more = anyio.Event()
 
     def renew(self, *numbers, spec=message):
-        for number in numbers:
-            self.renewals[number] = self.r.target.begin_renewal(spec(number), 1, lambda it, n=number: self._take(n, it))
+        wanted = [Wanted(spec(number), 1) for number in numbers]
+        number_of = dict(zip(wanted, numbers, strict=True))
+        self.r.target.begin_renewals(wanted, lambda those: self._take({number_of[one]: one.renewal for one in those}))
+        self.renewals |= {number_of[one]: one.renewal for one in wanted}
 
-    def _take(self, number, renewal):
-        assert number not in self.came
-        self.came[number] = renewal
+    def _take(self, those):
+        assert not self.came.keys() & those.keys()
+        self.came |= those
+        self.together.append(sorted(those))
         self._more.set()
         self._more = anyio.Event()
 
@@ -47,6 +51,7 @@ async def test_locks_that_are_renewed_at_the_same_time_go_into_one_request_and_e
         answers.renew(*range(40))
         await answers.until(*range(40))
         assert renewals.sizes == [40, 40]
+        assert answers.together == [[*range(40)]]
         assert all(answers.came[number] is answers.renewals[number] for number in range(40))
         assert all(29 < it.grant.duration_s <= 30 for it in answers.came.values())
 
@@ -119,7 +124,7 @@ async def test_a_lost_lock_costs_the_others_nothing_and_is_told_when_it_is_finis
         error = await failing(answers.came[7].finish(), LeaseLostError)
         assert error.reason == LossReason.EXPIRED
         # It is not kept any longer, and asked for from the beginning.
-        assert r.target.begin_renewal(message(7), 1, lambda _: None) is None
+        assert begin_renewal(r.target, message(7), 1, lambda _: None) is None
 
 
 async def test_a_lock_that_is_over_because_its_message_was_settled_is_told_as_that():
@@ -158,11 +163,11 @@ async def test_a_failure_that_is_not_final_leaves_the_lock_kept():
 async def test_a_lock_that_is_not_kept_so_is_for_a_renewal_with_a_task():
     async with rig(Renewals()) as r:
         await acquire_all(r, [0])
-        assert r.target.begin_renewal(message(1), 1, lambda _: None) is None
-        assert r.target.begin_renewal(message(0), 2, lambda _: None) is None
-        assert r.target.begin_renewal(replace(message(0), id=LeaseId("other")), 1, lambda _: None) is None
+        assert begin_renewal(r.target, message(1), 1, lambda _: None) is None
+        assert begin_renewal(r.target, message(0), 2, lambda _: None) is None
+        assert begin_renewal(r.target, replace(message(0), id=LeaseId("other")), 1, lambda _: None) is None
         r.stop.cancel()
-        await r.broker.until(lambda: r.target.begin_renewal(message(0), 1, lambda _: None) is None)
+        await r.broker.until(lambda: begin_renewal(r.target, message(0), 1, lambda _: None) is None)
 
 
 async def test_whoever_fails_to_take_an_answer_in_costs_the_others_nothing():
@@ -170,7 +175,7 @@ async def test_whoever_fails_to_take_an_answer_in_costs_the_others_nothing():
     async with rig(renewals) as r:
         await acquire_all(r, range(3))
         answers = Answers(r)
-        r.target.begin_renewal(message(0), 1, lambda _: 1 / 0)
+        begin_renewal(r.target, message(0), 1, lambda _: 1 / 0)
         answers.renew(1, 2)
         await answers.until(1, 2)
         assert all(it.grant is not None for it in answers.came.values())

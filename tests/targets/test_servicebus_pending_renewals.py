@@ -6,7 +6,7 @@ import pytest
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus.connection import TICK_S
-from tests.targets.servicebus_rig import failing, rig, spec
+from tests.targets.servicebus_rig import begin_renewal, failing, rig, spec
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +17,7 @@ class Answer:
     def __init__(self, r):
         self.all = []
         self._is_there = anyio.Event()
-        self.renewal = r.target.begin_renewal(spec(), 1, self._take_in)
+        self.renewal = begin_renewal(r.target, spec(), 1, self._take_in)
 
     def _take_in(self, renewal):
         self.all.append(renewal)
@@ -43,9 +43,9 @@ async def test_a_lock_is_renewed_and_counts_from_when_that_was_asked_for():
 
 async def test_nothing_is_asked_for_what_is_not_held_so():
     async with rig() as r:
-        assert r.target.begin_renewal(spec(), 1, pytest.fail) is None
+        assert begin_renewal(r.target, spec(), 1, pytest.fail) is None
         await r.target.acquire(spec(), 1)
-        assert r.target.begin_renewal(spec(), 2, pytest.fail) is None
+        assert begin_renewal(r.target, spec(), 2, pytest.fail) is None
         assert r.broker.asks == []
 
 
@@ -79,7 +79,7 @@ async def test_a_broker_that_is_too_busy_is_asked_no_more_without_a_turn():
         r.broker.on_management = lambda ask: ask.answer(503, "com.microsoft:server-busy")
         error = await failing((await Answer(r).wait()).finish(), TransientError)
         assert error.kind == "busy"
-        assert r.target.begin_renewal(spec(), 1, pytest.fail) is None
+        assert begin_renewal(r.target, spec(), 1, pytest.fail) is None
 
 
 async def test_a_reply_that_does_not_say_until_when_is_a_failure():

@@ -24,7 +24,7 @@ from renewer.ports import Settlement
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget
 from renewer.targets.servicebus.credentials import SharedAccessKey
 from tests.targets.scripted_broker import TestClock
-from tests.targets.servicebus_rig import failing
+from tests.targets.servicebus_rig import begin_renewal, failing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -149,7 +149,7 @@ async def test_a_message_lock_is_renewed_and_its_message_completed() -> None:
         grant = await keeper.acquire(lease, 1)
         assert before <= grant.anchored_at <= TestClock().now()
         assert (grant.duration_s, grant.locked_until) == (LOCK_S, None)
-        assert keeper.begin_renewal(lease, 1, lambda _: None) is None
+        assert begin_renewal(keeper, lease, 1, lambda _: None) is None
         await keeper.renew(lease, 1)
         assert s.emulator.faults.seen["servicebus.rest"] == 3
         assert keeper.connections == 0

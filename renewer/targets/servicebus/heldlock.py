@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from renewer.errors import RemoteError, TransientError
 from renewer.targets.servicebus.managementops import renew_session_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from renewer.core.events import LinkLost
     from renewer.core.model import Grant, LeaseId
-    from renewer.ports import PendingRenewal
+    from renewer.ports import WantedRenewal
     from renewer.targets.servicebus.envelope import Reply, Template
     from renewer.targets.servicebus.heldsession import HeldSession
     from renewer.targets.servicebus.lockclock import LockClock
@@ -68,29 +68,32 @@ class Judge(Protocol):
 class SessionRenewal:
     """A renewal that no task waits for (`PendingRenewal`). `note` is told of errors."""
 
-    __slots__ = ("_answered", "_held", "_judge", "_note", "_request", "grant")
+    __slots__ = ("_answered", "_held", "_judge", "_note", "_request", "_wanted", "grant")
 
     def __init__(
         self,
         judge: Judge,
         held: HeldLock,
-        answered: Callable[[PendingRenewal], None],
+        wanted: WantedRenewal,
+        answered: Callable[[Sequence[Any]], None],
         note: Callable[[RemoteError], None],
     ) -> None:
         self.grant: Grant | None = None
         self._judge = judge
         self._held = held
+        self._wanted = wanted
         self._answered = answered
         self._note = note
         self._request: Request | None = None
 
-    def ask(self) -> bool:
-        """Ask; False if that cannot be done now."""
+    def ask(self) -> None:
+        """Ask, unless that cannot be done now."""
+        # It may be answered at once: by a pair of links that fails.
+        self._wanted.renewal = self
         try:
             self._request = self._held.management.ask(self._held.renewal(), self._on_answer)
         except TransientError:
-            return False
-        return True
+            self._wanted.renewal = None
 
     async def finish(self) -> Grant:
         """See `PendingRenewal`."""
@@ -111,7 +114,7 @@ class SessionRenewal:
         if reply is not None and reply.is_success:
             with suppress(TransientError):  # A reply that does not say until when: `finish` raises it again.
                 self.grant = self._judge.granted(self._held, reply)
-        self._answered(self)
+        self._answered([self._wanted])
 
     async def _reply(self) -> Reply:
         assert self._request is not None  # noqa: S101 - it is answered

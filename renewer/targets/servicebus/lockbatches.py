@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -71,20 +71,24 @@ class Renewed:
     received_at: float
 
 
-Done: TypeAlias = "Callable[[Renewed | RemoteError], None]"
-"""Called once with what came of a renewal; the errors are those of `Management.request`."""
+Told: TypeAlias = "Callable[[Sequence[Any]], None]"
+"""Told of wishes that came to their answers together; each once."""
 
 
 class Wish:
-    """A lock that is to be renewed, for one who waits. `done` is called once, with what came of it."""
+    """A lock that is to be renewed, for one who waits. `told` is called once, when there is an `answer`.
 
-    __slots__ = ("batch", "deadline", "done", "is_over", "is_withdrawn", "line", "lock_s", "token", "twins")
+    The errors are those of `Management.request`, without any token in their words.
+    """
 
-    def __init__(self, token: UUID, lock_s: float, deadline: float, done: Done) -> None:
+    __slots__ = ("answer", "batch", "deadline", "is_over", "is_withdrawn", "line", "lock_s", "token", "told", "twins")
+
+    def __init__(self, token: UUID, lock_s: float, deadline: float, told: Told) -> None:
         self.token = token
         self.lock_s = lock_s
         self.deadline = deadline
-        self.done = done
+        self.told = told
+        self.answer: Renewed | RemoteError | None = None
         self.is_over = False
         self.is_withdrawn = False
         self.twins: tuple[Wish, ...] = ()
@@ -98,7 +102,7 @@ class Wish:
         return not self.is_over or (bool(self.twins) and any(not twin.is_over for twin in self.twins))
 
     def cancel(self) -> None:
-        """Wait no longer: `done` is not called any more. No error after it was."""
+        """Wait no longer: `told` is not called any more. No error after it was."""
         if self.is_over:
             return
         self.is_over = True
@@ -107,17 +111,6 @@ class Wish:
             batch.left()
         elif line is not None:
             line.left(self)
-
-    def tell(self, answer: Renewed | RemoteError) -> None:
-        """Let those who wait know."""
-        for wish in (self, *self.twins):
-            if not wish.is_over:
-                wish.is_over = True
-                try:
-                    wish.done(answer if isinstance(answer, Renewed) else copy_of(answer))
-                except Exception:
-                    # A bug of whoever waits for one must not cost the others their answers.
-                    log.exception("the answer for a lock was not taken in")
 
 
 class LockBatches:
@@ -152,46 +145,41 @@ class LockBatches:
 
         The errors are those of `Management.request`, without any token in their words.
         """
-        answers: list[Renewed | RemoteError] = []
         answered = anyio.Event()
-
-        def take(answer: Renewed | RemoteError) -> None:
-            answers.append(answer)
-            answered.set()
-
-        wish = self.ask(place, token, lock_s=lock_s, deadline=deadline, done=take)
+        wish = Wish(token, lock_s, deadline, lambda _: answered.set())
+        self.ask(place, [wish])
         try:
             await answered.wait()
         finally:
             wish.cancel()
-        (answer,) = answers
-        if isinstance(answer, Renewed):
-            return answer
-        raise answer
+        if isinstance(wish.answer, Renewed):
+            return wish.answer
+        assert wish.answer is not None  # noqa: S101 - it is there before that is told
+        raise wish.answer
 
-    def ask(self, place: Place, token: UUID, *, lock_s: float, deadline: float, done: Done) -> Wish:
-        """Have one lock renewed, as `renew` does, without a task that waits: `done` is told what came of it.
-
-        What is returned is there to be cancelled. TransientError if the target is not running.
-        """
+    def ask(self, place: Place, wishes: Sequence[Wish]) -> None:
+        """Have locks renewed, as `renew` does, without a task that waits. TransientError if the target does not run."""
         if self._tasks is None:
             raise TransientError("the target is not running", kind="network")
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = _Queue(place, self._limits.get(place.entity, self._most))
-        wish = Wish(token, lock_s, deadline, done)
-        first = queue.valid.waiting.get(token.int) or queue.overdue.waiting.get(token.int)
-        if first is not None:
-            wish.line = first.line
-            first.twins = (*first.twins, wish)
-            return wish
-        self._enqueue(queue, queue.valid, wish)
-        return wish
+        valid, overdue = queue.valid.waiting, queue.overdue.waiting
+        for wish in wishes:
+            number = wish.token.int
+            first = valid.get(number) or overdue.get(number)
+            if first is None:
+                valid[number] = wish
+                wish.line = queue.valid
+            else:
+                wish.line = first.line
+                first.twins = (*first.twins, wish)
+        self._gather(queue, queue.valid)
 
     def withdraw(self, place: Place, token: UUID) -> None:
         """Do not ask for this one again: its message is about to be settled, and would spoil a batch."""
         queue = self._queues.get(place)
-        waiting = None if queue is None else queue.valid.waiting.get(token.int) or queue.overdue.waiting.get(token.int)
+        waiting = None if queue is None else queue.waiting(token)
         sent = (wish for batch in self._batches for wish in batch.wishes if wish.token == token)
         for wish in sent if waiting is None else [waiting]:
             wish.is_withdrawn = True
@@ -202,12 +190,11 @@ class LockBatches:
         waiting = [wish for line in lines for wish in line.waiting.values()]
         return [*waiting, *(wish for batch in self._batches for wish in batch.wishes)]
 
-    def _enqueue(self, queue: _Queue, line: _Line, wish: Wish) -> None:
-        line.waiting[wish.token.int] = wish
-        wish.line = line
+    def _gather(self, queue: _Queue, line: _Line) -> None:
+        """Have what waits there asked for, soon."""
         if len(line.waiting) >= queue.most:
             line.is_full.set()
-        if not line.is_collecting and self._tasks is not None:
+        if line.waiting and not line.is_collecting and self._tasks is not None:
             line.is_collecting = True
             self._tasks.start_soon(self._collect, queue, line)
 
@@ -234,7 +221,8 @@ class LockBatches:
         now = self._clock.now()
         for late in [wish for wish in queue.valid.waiting.values() if wish.deadline <= now]:
             del queue.valid.waiting[late.token.int]
-            self._enqueue(queue, queue.overdue, late)
+            queue.overdue.put(late)
+        self._gather(queue, queue.overdue)
 
     def _begin(self, queue: _Queue, wishes: Sequence[Wish], *, paced: bool = True) -> None:
         """Ask for these together."""
@@ -251,7 +239,7 @@ class LockBatches:
             if not paced:
                 await self._pace.turn(min(wish.deadline for wish in batch.wishes))
             _fail([wish for wish in batch.wishes if wish.is_withdrawn], _WITHDRAWN)
-            wishes = [wish for wish in batch.wishes if wish.is_wanted]
+            wishes = [wish for wish in batch.wishes if not wish.is_over or wish.is_wanted]
             if wishes:
                 await self._ask(queue, wishes)
         self._batches.discard(batch)
@@ -278,7 +266,8 @@ class LockBatches:
         for wish, locked_until in zip(wishes, expirations, strict=True):
             if locked_until != renewed.locked_until:
                 renewed = Renewed(locked_until, reply.sent_at, reply.received_at)
-            wish.tell(renewed)
+            wish.answer = renewed
+        _tell(wishes)
 
     def _refused(self, queue: _Queue, wishes: Sequence[Wish], error: RemoteError) -> None:
         count = len(wishes)
@@ -317,6 +306,11 @@ class _Line:
         self.is_collecting = False
         self.is_full = anyio.Event()
 
+    def put(self, wish: Wish) -> None:
+        """Have it wait here."""
+        self.waiting[wish.token.int] = wish
+        wish.line = self
+
     def take(self, most: int) -> list[Wish]:
         """The next batch: what ends first goes first."""
         wishes = [*self.waiting.values()]
@@ -344,6 +338,11 @@ class _Queue:
         self.valid = _Line()
         self.overdue = _Line()
 
+    def waiting(self, token: UUID) -> Wish | None:
+        """The one for this lock that has not been sent yet."""
+        number = token.int
+        return self.valid.waiting.get(number) or self.overdue.waiting.get(number)
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits, and nobody looks after it."""
@@ -359,8 +358,9 @@ class _Batch:
         self.wishes = wishes
         self.scope = anyio.CancelScope()
         for wish in wishes:
-            for one in (wish, *wish.twins):
-                one.batch = self
+            wish.batch = self
+            for twin in wish.twins:
+                twin.batch = self
 
     def left(self) -> None:
         """One of those who wait for its locks waits no longer."""
@@ -374,4 +374,27 @@ _WITHDRAWN: Final = TransientError("the message is being settled", kind="busy", 
 
 def _fail(wishes: Sequence[Wish], error: RemoteError) -> None:
     for wish in wishes:
-        wish.tell(error)
+        wish.answer = copy_of(error)
+    _tell(wishes)
+
+
+def _tell(wishes: Sequence[Wish]) -> None:
+    """Let those who wait for these know that they are answered: who waits for several hears of them together."""
+    together: dict[Told, list[Wish]] = {}
+    for wish in wishes:
+        for one in (wish, *wish.twins) if wish.twins else (wish,):
+            if not one.is_over:
+                one.is_over = True
+                if one is not wish:
+                    one.answer = copy_of(wish.answer) if isinstance(wish.answer, RemoteError) else wish.answer
+                those = together.get(one.told)
+                if those is None:
+                    together[one.told] = [one]
+                else:
+                    those.append(one)
+    for told, those in together.items():
+        try:
+            told(those)
+        except Exception:
+            # A bug of whoever waits for one must not cost the others their answers.
+            log.exception("answers for locks were not taken in")

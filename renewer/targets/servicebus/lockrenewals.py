@@ -2,62 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from renewer.errors import LeaseLostError, RemoteError
+import structlog
+
+from renewer.errors import LeaseLostError, RemoteError, TransientError
+from renewer.targets.servicebus.lockbatches import Renewed, Wish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
 
     from renewer.core.model import Grant
     from renewer.errors import MessageSettledError
-    from renewer.ports import PendingRenewal
-    from renewer.targets.servicebus.lockbatches import Renewed, Wish
+    from renewer.ports import WantedRenewal
 
-K = TypeVar("K", contravariant=True)
+K = TypeVar("K")
+_Kept_contra = TypeVar("_Kept_contra", contravariant=True)
+
+log = structlog.get_logger("renewer.servicebus")
 
 
-class LockKeeper(Protocol[K]):
+class LockKeeper(Protocol[_Kept_contra]):
     """Keeps locks, each known by what it has of it."""
 
-    def granted(self, kept: K, renewed: Renewed) -> Grant:
+    def granted(self, kept: _Kept_contra, renewed: Renewed) -> Grant:
         """Take in that the lock was renewed."""
         ...
 
-    async def lost(self, kept: K, error: LeaseLostError) -> RemoteError | MessageSettledError:
+    async def lost(self, kept: _Kept_contra, error: LeaseLostError) -> RemoteError | MessageSettledError:
         """Keep the lock no longer, as it cannot be renewed. What is to be raised for that."""
         ...
 
 
-class LockRenewal(Generic[K]):
-    """One renewal of one lock, on its way. Its `wish` is set by whoever asks, with `on_answer` to be told."""
+class LockRenewals(Generic[K]):
+    """Renewals that are begun together. `answered` is told of those that are answered together."""
 
-    __slots__ = ("_answered", "_error", "_keeper", "_kept", "grant", "wish")
+    __slots__ = ("_answered", "keeper", "told")
 
-    def __init__(self, keeper: LockKeeper[K], kept: K, answered: Callable[[PendingRenewal], None]) -> None:
-        self.grant: Grant | None = None
-        self.wish: Wish | None = None
-        self._keeper = keeper
-        self._kept = kept
+    def __init__(self, keeper: LockKeeper[K], answered: Callable[[Sequence[Any]], None]) -> None:
+        self.keeper = keeper
         self._answered = answered
-        self._error: RemoteError | None = None
+        self.told = self._on_answers
 
-    def on_answer(self, answer: Renewed | RemoteError) -> None:
-        """See `Done`."""
-        if isinstance(answer, RemoteError):
-            self._error = answer
-        else:
-            self.grant = self._keeper.granted(self._kept, answer)
-        self._answered(self)
+    def _on_answers(self, renewals: Sequence[LockRenewal[K]]) -> None:
+        for renewal in renewals:
+            if isinstance(renewal.answer, Renewed):
+                try:
+                    renewal.grant = self.keeper.granted(renewal.kept, renewal.answer)
+                except Exception as error:
+                    # A bug of ours must cost one renewal, and not those beside it.
+                    log.exception("renewal raised an unexpected error")
+                    renewal.answer = TransientError(f"unexpected {type(error).__name__}", kind="garbage")
+        self._answered([renewal.wanted for renewal in renewals])
+
+
+class LockRenewal(Wish, Generic[K]):
+    """One renewal of one lock, on its way: a `PendingRenewal`, and a wish for `LockBatches`."""
+
+    __slots__ = ("_together", "grant", "kept", "wanted")
+
+    def __init__(
+        self, together: LockRenewals[K], wanted: WantedRenewal, kept: K, token: UUID, lock_s: float, deadline: float
+    ) -> None:
+        super().__init__(token, lock_s, deadline, together.told)
+        self.grant: Grant | None = None
+        self.wanted = wanted
+        self.kept = kept
+        self._together = together
 
     async def finish(self) -> Grant:
         """See `PendingRenewal`."""
-        assert self._error is not None  # noqa: S101 - it was answered, and without a grant
-        if isinstance(self._error, LeaseLostError):
-            raise await self._keeper.lost(self._kept, self._error) from None
-        raise self._error
-
-    def cancel(self) -> None:
-        """Wait no longer."""
-        if self.wish is not None:
-            self.wish.cancel()
+        error = self.answer
+        assert isinstance(error, RemoteError)  # noqa: S101 - it was answered, and without a grant
+        if isinstance(error, LeaseLostError):
+            raise await self._together.keeper.lost(self.kept, error) from None
+        raise error

@@ -31,19 +31,19 @@ from renewer.errors import (
     TransientError,
     UsageError,
 )
-from renewer.targets.servicebus.lockrenewals import LockRenewal
+from renewer.targets.servicebus.lockrenewals import LockRenewal, LockRenewals
 from renewer.targets.servicebus.locktokens import parse_lock_token
 from renewer.targets.servicebus.settling import check_settlement
 from renewer.targets.servicebus.verdicts import copy_of, is_unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from anyio.abc import TaskStatus
 
     from renewer.core.model import LeaseId, LeaseSpec
-    from renewer.ports import Clock, PendingRenewal, Settlement
+    from renewer.ports import Clock, Settlement, W
     from renewer.targets.servicebus.durations import LockDurations
     from renewer.targets.servicebus.lockbatches import Renewed
     from renewer.targets.servicebus.lockclock import LockClock
@@ -102,21 +102,22 @@ class MessageLocks:
             raise LeaseLostError("the lease is not held", reason=LossReason.DETACHED)
         return await self._renew(kept)
 
-    def begin_renewal(
-        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
-    ) -> PendingRenewal | None:
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
         """See `BeginsRenewals`."""
-        kept = self._kept.get(spec.id)
-        if kept is None or kept.epoch != epoch:
-            return None
-        renewal = LockRenewal(self, kept, answered)
-        try:
-            renewal.wish = self._wire.ask(
-                kept, lock_s=kept.lock.duration_s, deadline=kept.expires_at, done=renewal.on_answer
-            )
-        except TransientError:
-            return None
-        return None if renewal.wish is None else renewal
+        together = LockRenewals(self, answered)
+        by_entity: dict[str, list[LockRenewal[_Kept]]] = {}
+        for one in wanted:
+            kept = self._kept.get(one.spec.id)
+            if kept is not None and kept.epoch == one.epoch:
+                renewal = LockRenewal(together, one, kept, kept.token, kept.lock.duration_s, kept.expires_at)
+                by_entity.setdefault(kept.entity, []).append(renewal)
+        for entity, renewals in by_entity.items():
+            try:
+                is_asked = self._wire.ask(entity, renewals)
+            except TransientError:
+                return
+            for renewal in renewals if is_asked else ():
+                renewal.wanted.renewal = renewal
 
     async def release(self, spec: LeaseSpec, epoch: int) -> None:
         """Stop renewing. The lock is its receiver's, who settles the message or lets the lock expire."""
@@ -200,8 +201,10 @@ class MessageLocks:
         self._durations.measure(
             kept.lock, renewed.locked_until, sent_at=renewed.sent_at, received_at=renewed.received_at
         )
-        kept.expires_at = max(kept.expires_at, renewed.sent_at + kept.lock.duration_s)
-        return Grant(anchored_at=renewed.sent_at, duration_s=kept.lock.duration_s, locked_until=renewed.locked_until)
+        duration_s = kept.lock.duration_s
+        if renewed.sent_at + duration_s > kept.expires_at:
+            kept.expires_at = renewed.sent_at + duration_s
+        return Grant(renewed.sent_at, duration_s, renewed.locked_until)
 
     async def lost(self, kept: _Kept, error: LeaseLostError) -> LeaseLostError | MessageSettledError:
         """What to raise where a renewal found that the lock cannot be kept; it is kept no longer."""

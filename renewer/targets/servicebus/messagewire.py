@@ -12,12 +12,13 @@ from renewer.targets.servicebus.managementops import peek_messages, read_message
 from renewer.targets.servicebus.messages import read_message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from anyio.abc import TaskStatus
 
     from renewer.ports import Settlement
-    from renewer.targets.servicebus.lockbatches import Done, LockBatches, Renewed, Wish
+    from renewer.targets.servicebus.lockbatches import LockBatches, Renewed, Wish
     from renewer.targets.servicebus.routes import Routes
 
 SERVER_TIMEOUT_S: Final = 10.0
@@ -62,8 +63,8 @@ class MessageWire(Protocol):
         """Renew the lock, which ends at `deadline` (monotonic) if it is not."""
         ...
 
-    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
-        """Renew the lock together with others, see `LockBatches.ask`; None where each has a request of its own."""
+    def ask(self, entity: str, wishes: Sequence[Wish]) -> bool:
+        """Renew these locks together, see `LockBatches.ask`; False, and nothing asked, where each needs its own."""
         ...
 
     def withdraw(self, message: LockedMessage) -> None:
@@ -112,10 +113,10 @@ class ManagementWire:
             self._routes.place(message.entity), message.token, lock_s=lock_s, deadline=deadline
         )
 
-    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
-        """Renew the lock, together with others."""
-        place = self._routes.place(message.entity)
-        return self._batches.ask(place, message.token, lock_s=lock_s, deadline=deadline, done=done)
+    def ask(self, entity: str, wishes: Sequence[Wish]) -> bool:
+        """Renew the locks together, and with others."""
+        self._batches.ask(self._routes.place(entity), wishes)
+        return True
 
     def withdraw(self, message: LockedMessage) -> None:
         """Have no batch spoiled by it."""

@@ -25,13 +25,14 @@ from renewer.targets.servicebus.verdicts import shorten
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
 
     from anyio.abc import TaskStatus
 
     from renewer.errors import TransientKind
     from renewer.ports import Clock, Settlement
     from renewer.targets.servicebus.credentials import TokenProvider
-    from renewer.targets.servicebus.lockbatches import Done, Wish
+    from renewer.targets.servicebus.lockbatches import Wish
     from renewer.targets.servicebus.messagewire import LockedMessage
     from renewer.targets.servicebus.options import NamespaceOptions
     from renewer.targets.servicebus.pacing import Pace
@@ -98,9 +99,9 @@ class RestWire:
         if settlement.properties:
             raise ConflictError("over REST the properties of a message cannot be changed; leave them out")
 
-    def ask(self, message: LockedMessage, *, lock_s: float, deadline: float, done: Done) -> Wish | None:
+    def ask(self, entity: str, wishes: Sequence[Wish]) -> bool:
         """REST renews one lock at a time."""
-        return None
+        return False
 
     async def renew(self, message: LockedMessage, *, lock_s: float, deadline: float) -> Renewed:
         """Renew the lock. LeaseLostError if it is over, or the message is named by nothing that REST knows."""

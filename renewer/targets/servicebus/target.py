@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from renewer.core.model import Grant, LeaseSpec
     from renewer.messages import InFlight, ReceivedMessage
-    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement
+    from renewer.ports import Clock, PendingRenewal, ReportLoss, Settlement, W
     from renewer.targets.servicebus.credentials import TokenProvider
     from renewer.targets.servicebus.messagewire import MessageWire
     from renewer.targets.servicebus.options import NamespaceOptions
@@ -45,6 +45,8 @@ STOP_TIMEOUT_S: Final = 2.0
 NO_SESSIONS: Final = (
     '[{name}] has transport = "rest", which keeps the locks of messages alone; sessions need "amqp" or "amqp-websocket"'
 )
+
+_MESSAGE = LeaseKind.MESSAGE  # CPython 3.11 takes its time to read a member off its enum.
 
 
 class ServiceBusTarget:
@@ -173,15 +175,14 @@ class ServiceBusTarget:
         with self._noting():
             return await self._sessions.renew(spec, epoch)
 
-    def begin_renewal(
-        self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
-    ) -> PendingRenewal | None:
-        """Renew the lock without a task that waits. See `BeginsRenewals`."""
-        if spec.kind is LeaseKind.MESSAGE:
-            return self._messages.begin_renewal(spec, epoch, answered)
-        if self._pace.is_slowed:
-            return None
-        return self._sessions.begin_renewal(spec, epoch, answered, note=self._pace.note)
+    def begin_renewals(self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None]) -> None:
+        """Renew the locks without a task that waits. See `BeginsRenewals`."""
+        messages = [one for one in wanted if one.spec.kind is _MESSAGE]
+        if messages:
+            self._messages.begin_renewals(messages, answered)
+        if len(messages) < len(wanted) and not self._pace.is_slowed:
+            sessions = [one for one in wanted if one.spec.kind is not _MESSAGE]
+            self._sessions.begin_renewals(sessions, answered, note=self._pace.note)
 
     def begin_acquisition(
         self, spec: LeaseSpec, epoch: int, answered: Callable[[PendingRenewal], None]
