@@ -1,0 +1,50 @@
+"""A sorted list and a heap beside it come out as one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from renewer.core.inorder import InOrder
+
+times = st.integers(0, 20).map(float)
+adds = st.lists(st.tuples(times, st.integers(0, 9)), max_size=40).map(lambda pairs: ("add", pairs))
+takes = st.integers(0, 25).map(lambda most: ("take", most))
+until = times.map(lambda time: ("until", time))
+
+
+@given(st.lists(st.one_of(adds, takes, until), max_size=30))
+def test_what_comes_out_is_what_a_list_that_is_always_sorted_gives(steps) -> None:
+    queue: InOrder[int] = InOrder()
+    model: list[tuple[float, int]] = []
+    for what, value in steps:
+        if what == "add":
+            queue.add(list(value))
+            model = sorted(model + value)
+        elif what == "take":
+            assert queue.take(value) == model[:value]
+            model = model[value:]
+        else:
+            assert queue.take_until(value) == [pair for pair in model if pair[0] <= value]
+            model = [pair for pair in model if pair[0] > value]
+        assert len(queue) == len(model)
+        assert queue.first == (model[0] if model else None)
+    queue.clear()
+    assert (len(queue), queue.first) == (0, None)
+
+
+def test_one_that_comes_late_among_many_costs_no_new_order_of_all() -> None:
+    class Counted(int):
+        compared = 0
+
+        def __lt__(self, other: int) -> bool:
+            Counted.compared += 1
+            return int.__lt__(self, other)
+
+    queue: InOrder[Counted] = InOrder()
+    queue.add([(0.0, Counted(number)) for number in range(10_000)])
+    Counted.compared = 0
+    for number in range(100):
+        queue.add([(0.0, Counted(20_000 + number))])
+        assert len(queue.take(1)) == 1
+    assert Counted.compared < 10_000
