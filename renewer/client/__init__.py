@@ -45,6 +45,7 @@ from renewer.client.models import (
     SavedResult,
     Waited,
 )
+from renewer.client.options import LeaseFilter, LeaseOptions, OperationFilter, OperationOptions
 from renewer.client.quantities import Duration
 from renewer.client.sync_client import Client
 from renewer.client.sync_events import EventStream
@@ -67,6 +68,8 @@ __all__ = [
     "Gateway",
     "InFlight",
     "Lease",
+    "LeaseFilter",
+    "LeaseOptions",
     "LockAtRisk",
     "LockError",
     "LockLost",
@@ -77,6 +80,8 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "Operation",
+    "OperationFilter",
+    "OperationOptions",
     "Owner",
     "Page",
     "Pool",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from renewer.client import address, daemoncalls, following, plans
-from renewer.client.async_driver import AT_ONCE, AsyncDriver
+from renewer.client.async_driver import AsyncDriver
 from renewer.client.async_events import AsyncEventStream
 from renewer.client.async_leases import AsyncLeaseMethods
 from renewer.client.async_operations import AsyncOperationMethods
@@ -26,6 +26,9 @@ class AsyncClient(AsyncLeaseMethods, AsyncMessageMethods, AsyncOperationMethods)
     ``unix:./var/renewer.sock``. `key` is the bearer key, without it RENEWER_API_KEY. `timeout` is how long an answer
     may take that nothing is waited for; `retry_for` how long a daemon that is away is tried again. Raises
     `AddressError`; every method raises `RenewerApiError`.
+
+    What several methods take beside what they name is listed once: by `LeaseOptions` how a lock is to be kept, by
+    `OperationOptions` how an operation is to be followed, by `LeaseFilter` and `OperationFilter` which are wanted.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class AsyncClient(AsyncLeaseMethods, AsyncMessageMethods, AsyncOperationMethods)
     ) -> None:
         where = address.find(api, key)
         self._driver = AsyncDriver(where, seconds("timeout", timeout))
-        self._terms = plans.Terms(where, seconds("retry_for", retry_for), at_once=AT_ONCE)
+        self._terms = plans.Terms(where, seconds("retry_for", retry_for))
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self.api}>"

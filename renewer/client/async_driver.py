@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -15,7 +15,7 @@ import httpx
 
 from renewer.client.address import Address
 from renewer.client.following import Close, Open, Receive
-from renewer.client.plans import Pause, Plan, Save, Send, Together
+from renewer.client.plans import Pause, Plan, Save, Send
 from renewer.client.saving import PIECE, Saving
 from renewer.client.transport import (
     client_options,
@@ -28,9 +28,6 @@ from renewer.client.watching import Nudge, Tell
 from renewer.client.wire import Answer, Request, unanswered
 
 _T = TypeVar("_T")
-
-AT_ONCE: Final = 3
-"""How many requests are made beside each other for one plan: of two, one is often waited for and the other one read."""
 
 _CHUNKS = 64
 
@@ -133,9 +130,6 @@ class AsyncDriver:
             case Pause(delay_s):
                 await anyio.sleep(delay_s)
                 return None
-            case Together(plans):
-                await self._run_together(plans)
-                return None
             case _:
                 raise TypeError(f"no step for this driver: {type(step).__name__}")
 
@@ -167,22 +161,6 @@ class AsyncDriver:
     async def open(self, request: Request) -> AsyncStream:
         """Open an event stream. Raises `Unanswered`."""
         return await AsyncStream.open(self._address, request, self._timeout_s)
-
-    async def _run_together(self, plans: Sequence[Plan[None]]) -> None:
-        errors: list[Exception] = []
-
-        async def run(plan: Plan[None]) -> None:
-            try:
-                await self.run(plan)
-            except Exception as error:
-                errors.append(error)
-
-        # One that fails does not cancel the others: what they have asked for stays asked for.
-        async with anyio.create_task_group() as tasks:
-            for plan in plans:
-                tasks.start_soon(run, plan)
-        if errors:
-            raise errors[0]
 
     async def aclose(self) -> None:
         """Close all connections but those of streams."""

@@ -13,12 +13,12 @@ from renewer.client.async_session import AsyncMessageLock, AsyncSession, block
 from renewer.client.errors import RenewerApiError
 from renewer.client.leasecalls import LeaseWish
 from renewer.client.models import Lease, Page
-from renewer.client.options import LeaseFilter, LeaseOptions, OwnerKind, kept, limit_s
+from renewer.client.options import LeaseFilter, LeaseOptions, OwnerKind, check_options, kept, limit_s
 from renewer.client.quantities import Duration, seconds
 
 
 class AsyncLeaseMethods(AsyncBase):
-    """The methods of `AsyncClient` that are about leases. `renewer.client.options` says what else they take."""
+    """The methods of `AsyncClient` that are about leases."""
 
     async def lease_page(
         self,
@@ -28,11 +28,16 @@ class AsyncLeaseMethods(AsyncBase):
         after: str | None = None,
         **wanted: Unpack[LeaseFilter],
     ) -> Page[Lease]:
-        """One page of leases, `limit` (100) at most. Sorted by what remains, the nearest to expiry is first."""
+        """One page of leases, `limit` (100) at most. Sorted by what remains, the nearest to expiry is first.
+
+        Which are `wanted` is said by the names of `LeaseFilter`.
+        """
+        check_options("lease_page", wanted, LeaseFilter)
         return await self._call(leasecalls.leases(sort=sort, limit=limit, after=after, **wanted))
 
     def leases(self, *, page_size: int | None = None, **wanted: Unpack[LeaseFilter]) -> AsyncIterator[Lease]:
-        """All leases, in the order of their registration, page after page."""
+        """All leases, in the order of their registration, page after page; `wanted`: see `LeaseFilter`."""
+        check_options("leases", wanted, LeaseFilter)
         wanted["state"] = kept(wanted.get("state", ()))
         return self._all(lambda after: leasecalls.leases(limit=page_size, after=after, **wanted))
 
@@ -63,7 +68,9 @@ class AsyncLeaseMethods(AsyncBase):
         A lock that is kept already is found again where it was asked for in the same way and without an owner, else it
         is a `Conflict`. With `wait`, returns once it is known whether the lock could be had, or the time is over: look
         at its `state`. With `reacquire`, a session that was lost is acquired again, as a new epoch.
+        `options` are those of `LeaseOptions`.
         """
+        check_options("hold", options, LeaseOptions)
         wish = LeaseWish(
             entity,
             session_id,
@@ -93,7 +100,9 @@ class AsyncLeaseMethods(AsyncBase):
         """Have many sessions of one entity held, with few requests: `hold` for each, or the error that it would raise.
 
         With `wait`, returns once none of them is being acquired any longer, or the time is over.
+        `options` are those of `LeaseOptions`.
         """
+        check_options("hold_all", options, LeaseOptions)
         wishes = [
             LeaseWish(entity, session_id, reacquire=reacquire, owner=owner, pid=pid, **options)
             for session_id in session_ids
@@ -139,8 +148,9 @@ class AsyncLeaseMethods(AsyncBase):
         that is `Refused` at once. When the lock is lost, the block is cancelled, `on_lost(session, reason, detail)` is
         called once, and ``async with`` raises `SessionLost`. When the lock may be gone, also because the daemon is,
         `on_at_risk(session, detail)` is called, and every use raises `LockAtRisk` until it has recovered. Both may be
-        async. Leaving the block gives the session back.
+        async. Leaving the block gives the session back. `options` are those of `LeaseOptions`.
         """
+        check_options("session", options, LeaseOptions)
         wish = LeaseWish(entity, session_id, kind="session", reacquire=reacquire, owner=owner, **options)
         return block(self._driver, self._terms, wish, limit_s("wait", wait), AsyncSession, on_lost, on_at_risk)
 
@@ -162,7 +172,9 @@ class AsyncLeaseMethods(AsyncBase):
         It may be settled by the lock's own `complete` and the like, or over the link that received it: with its
         `sequence_number` that is known for what it is, and no loss. Everything else is as for `session`, but that a
         loss raises `LockLost`, and that the lock is as good as ever while the daemon is away, until its time is over.
+        `options` are those of `LeaseOptions`.
         """
+        check_options("message_lock", options, LeaseOptions)
         wish = LeaseWish(
             entity,
             kind="message",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -23,7 +23,7 @@ from renewer.client.messages import InFlight, Message, message_of
 from renewer.client.options import limit_s
 from renewer.client.plans import Plan, Terms, exchange
 from renewer.client.quantities import Duration, seconds
-from renewer.client.settling import Settles
+from renewer.client.settling import AsyncSettles
 from renewer.client.watching import AtRisk, Looked, Lost, Notice, Watch
 from renewer.client.wire import Call
 
@@ -94,7 +94,7 @@ class AsyncHeldLock(Held):
         heard.set()
 
 
-class AsyncMessageLock(AsyncHeldLock, Settles[Coroutine[Any, Any, None]]):
+class AsyncMessageLock(AsyncHeldLock, AsyncSettles):
     """The lock of a message, kept for the length of a block. Once the message is settled nothing is kept any longer."""
 
     async def _settle(self, settlement: Settlement) -> None:

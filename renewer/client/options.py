@@ -21,7 +21,11 @@ FinalStateVia = Literal["operation-location", "azure-async-operation", "location
 
 
 class LeaseOptions(TypedDict, total=False):
-    """How a lock is to be kept. What is left out, or None, is as configured."""
+    """How a lock is to be kept. What is left out, or None, is as configured.
+
+    `servicebus`: the namespace; `lock_duration`: of the broker's locks; `max_duration`: of ours; `labels`: to find it
+    by; `callback`: who is told of it; `owner_ttl`: how long its owner may give no sign of life.
+    """
 
     servicebus: str | None
     """The namespace, as the configuration calls it; not needed where there is but one."""
@@ -43,7 +47,11 @@ class LeaseOptions(TypedDict, total=False):
 
 
 class LeaseFilter(TypedDict, total=False):
-    """Which leases are wanted: those of which all of this is true."""
+    """Which leases are wanted: those of which all of this is true.
+
+    `state`: one or several; `kind`: session or message; `servicebus`: the namespace; `entity`: the queue or
+    subscription; `session_id`: the session; `labels`: all of these.
+    """
 
     state: Names
     """Single states, or ``living`` or ``ended``."""
@@ -58,7 +66,12 @@ class LeaseFilter(TypedDict, total=False):
 
 
 class OperationOptions(TypedDict, total=False):
-    """How an operation is to be followed. What is left out, or None, is as configured."""
+    """How an operation is to be followed. What is left out, or None, is as configured.
+
+    `account`: whose it is; `protocol`: how the service tells of it; `final_state_via`: where its result is;
+    `poll_query` and `poll_headers`: added to each poll; `early_probe`: a first look; `deadline`: for how long;
+    `labels`: to find it by; `callback`: who is told of its end.
+    """
 
     account: str | None
     """The account, as the configuration calls it (``fabric.main``); not needed where there is but one."""
@@ -89,13 +102,23 @@ class OperationOptions(TypedDict, total=False):
 
 
 class OperationFilter(TypedDict, total=False):
-    """Which operations are wanted: those of which all of this is true."""
+    """Which operations are wanted: those of which all of this is true.
+
+    `state`: one or several; `account`: whose they are; `labels`: all of these.
+    """
 
     state: Names
     """Single states, or ``living`` or ``ended``."""
 
     account: str | None
     labels: Mapping[str, str] | None
+
+
+def check_options(method: str, options: Mapping[str, object], kind: type[object]) -> None:
+    """Refuse, as Python does where they are named one by one, options that are not of this kind. Raises `TypeError`."""
+    for name in options:
+        if name not in kind.__annotations__:
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
 
 
 def kept(names: Names) -> Names:

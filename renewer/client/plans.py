@@ -29,8 +29,7 @@ WAIT_SLICE_S: Final = 60.0
 """How long one request waits at most: a longer wait is several, so that the daemon may be restarted meanwhile."""
 
 _MANY: Final = 250
-"""How many leases are asked for at once, by one request or by several beside each other: enough to make it cheap, and
-few enough for all to get their turn."""
+"""How many leases one request asks for: enough to make it cheap, and few enough for all to get their turn."""
 
 _MOMENT_S: Final = 0.2
 """How long some of many leases are waited for before the next are asked for: most often that is all it takes, and they
@@ -69,28 +68,17 @@ class Pause:
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
-    """Run these plans beside each other, to the end of each; then the first of their errors is thrown into the plan."""
-
-    plans: Sequence[Plan[None]]
-
-
-Step = Send | Save | Pause | Together
+Step = Send | Save | Pause
 Plan = Generator[Any, Any, _T]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How patient one client is: for how long a daemon that cannot be reached is tried again.
-
-    `at_once` is how many requests it can make beside each other.
-    """
+    """How patient one client is: for how long a daemon that cannot be reached is tried again."""
 
     address: Address
     retry_for_s: float
     clock: Callable[[], float] = time.monotonic
-    at_once: int = 1
 
 
 def exchange(call: Call[_T], terms: Terms, *, into: Saving | None = None) -> Plan[_T]:
@@ -130,20 +118,14 @@ def hold(wish: LeaseWish, terms: Terms, *, wait_s: float, idempotency_key: str |
 def hold_all(wishes: Sequence[LeaseWish], terms: Terms, *, wait_s: float) -> Plan[list[Lease | RenewerApiError]]:
     """Register many leases and wait until they are settled, or the time is over."""
     wait = _Wait(terms, wait_s)
-    size = _MANY // terms.at_once
-    groups = [_Group(wishes[first : first + size]) for first in range(0, len(wishes), size)]
-
-    def ask(group: _Group) -> Plan[None]:
+    groups = [_Group(wishes[first : first + _MANY]) for first in range(0, len(wishes), _MANY)]
+    for group in groups:
         # All are asked for before any is waited for in earnest, unless there are no others.
-        return group.ask(terms, wait.slice_s if len(groups) <= terms.at_once else min(wait_s, _MOMENT_S))
-
-    def ask_again(group: _Group) -> Plan[None]:
+        yield from group.ask(terms, wait.slice_s if len(groups) == 1 else min(wait_s, _MOMENT_S))
+    # In the same order: the first are read while the last are still being acquired.
+    for group in groups:
         while group.is_acquiring and not wait.is_over:
             yield from group.ask(terms, wait.slice_s)
-
-    yield from _each(groups, ask, terms.at_once)
-    # In the same order: the first are read while the last are still being acquired.
-    yield from _each(groups, ask_again, terms.at_once)
     return [answer for group in groups for answer in group.answers]
 
 
@@ -163,23 +145,6 @@ class _Group:
     def ask(self, terms: Terms, wait_s: float) -> Plan[None]:
         call = leasecalls.register_leases(self._wishes, wait_s=wait_s, idempotency_key=self._key)
         self.answers = yield from exchange(call, terms)
-
-
-def _each(groups: Sequence[_Group], ask: Callable[[_Group], Plan[None]], at_once: int) -> Plan[None]:
-    """Ask for each, the next one as soon as less than `at_once` are under way.
-
-    While the daemon waits for the broker it then reads the next request, and we the answer before.
-    """
-    left = iter(groups)
-
-    def some() -> Plan[None]:
-        for group in left:
-            yield from ask(group)
-
-    if at_once == 1:
-        yield from some()
-    else:
-        yield Together([some() for _ in range(min(at_once, len(groups)))])
 
 
 def wait_lease(lease_id: str, until: Literal["settled", "over"], terms: Terms, *, wait_s: float) -> Plan[Lease]:

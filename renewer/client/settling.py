@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from renewer.client.messagecalls import Settlement
-from renewer.client.messages import Message
-
-_Done = TypeVar("_Done")
-"""What a method returns: None, or in async code what is to be awaited."""
 
 
-class Settles(ABC, Generic[_Done]):
-    """What settles a message while its lock is held.
+class Settles(ABC):
+    """What settles a message while its lock is held, in code that blocks.
 
     All four ways raise `LockLost` (in a session `SessionLost`) when the lock is gone: the message will be delivered
     again then. `LockAtRisk` says that the lock may be gone; `MessageSettled` that the message was settled otherwise.
@@ -24,17 +19,17 @@ class Settles(ABC, Generic[_Done]):
 
     __slots__ = ()
 
-    def complete(self) -> _Done:
+    def complete(self) -> None:
         """Complete the message: it is done."""
-        return self._settle(Settlement("complete"))
+        self._settle(Settlement("complete"))
 
-    def abandon(self, *, properties: Mapping[str, object] | None = None) -> _Done:
+    def abandon(self, *, properties: Mapping[str, object] | None = None) -> None:
         """Abandon the message, so that it is delivered again; `properties` change its own."""
-        return self._settle(Settlement("abandon", properties))
+        self._settle(Settlement("abandon", properties))
 
-    def defer(self, *, properties: Mapping[str, object] | None = None) -> _Done:
+    def defer(self, *, properties: Mapping[str, object] | None = None) -> None:
         """Defer the message: it is only to be had by its sequence number."""
-        return self._settle(Settlement("defer", properties))
+        self._settle(Settlement("defer", properties))
 
     def dead_letter(
         self,
@@ -42,24 +37,45 @@ class Settles(ABC, Generic[_Done]):
         reason: str | None = None,
         description: str | None = None,
         properties: Mapping[str, object] | None = None,
-    ) -> _Done:
+    ) -> None:
         """Move the message to the dead-letter queue."""
-        return self._settle(Settlement("dead-letter", properties, reason, description))
+        self._settle(Settlement("dead-letter", properties, reason, description))
 
     @abstractmethod
-    def _settle(self, settlement: Settlement) -> _Done: ...
+    def _settle(self, settlement: Settlement) -> None: ...
 
 
-def _nobody(*_: object) -> Any:
+class AsyncSettles(ABC):
+    """What settles a message while its lock is held, in async code. It raises what `Settles` does."""
+
+    __slots__ = ()
+
+    async def complete(self) -> None:
+        """Complete the message: it is done."""
+        await self._settle(Settlement("complete"))
+
+    async def abandon(self, *, properties: Mapping[str, object] | None = None) -> None:
+        """Abandon the message, so that it is delivered again; `properties` change its own."""
+        await self._settle(Settlement("abandon", properties))
+
+    async def defer(self, *, properties: Mapping[str, object] | None = None) -> None:
+        """Defer the message: it is only to be had by its sequence number."""
+        await self._settle(Settlement("defer", properties))
+
+    async def dead_letter(
+        self,
+        *,
+        reason: str | None = None,
+        description: str | None = None,
+        properties: Mapping[str, object] | None = None,
+    ) -> None:
+        """Move the message to the dead-letter queue."""
+        await self._settle(Settlement("dead-letter", properties, reason, description))
+
+    @abstractmethod
+    async def _settle(self, settlement: Settlement) -> None: ...
+
+
+def nobody(*_: object) -> Any:
+    """Stands for the session of a message that has none."""
     raise TypeError("a message is settled in the session that received it")
-
-
-@dataclass(frozen=True, slots=True)
-class Received(Message, Settles[_Done]):
-    """A message that was received in a session, to be settled while that is held."""
-
-    _settler: Callable[[str, Settlement], _Done] = field(default=_nobody, repr=False, compare=False)
-    """Settles the message with this handle so."""
-
-    def _settle(self, settlement: Settlement) -> _Done:
-        return self._settler(self.handle or "", settlement)

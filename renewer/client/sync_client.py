@@ -26,6 +26,9 @@ class Client(LeaseMethods, MessageMethods, OperationMethods):
     ``unix:./var/renewer.sock``. `key` is the bearer key, without it RENEWER_API_KEY. `timeout` is how long an answer
     may take that nothing is waited for; `retry_for` how long a daemon that is away is tried again. Raises
     `AddressError`; every method raises `RenewerApiError`.
+
+    What several methods take beside what they name is listed once: by `LeaseOptions` how a lock is to be kept, by
+    `OperationOptions` how an operation is to be followed, by `LeaseFilter` and `OperationFilter` which are wanted.
     """
 
     def __init__(

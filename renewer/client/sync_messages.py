@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from renewer.client.settling import Received
+from renewer.client.messagecalls import Settlement
+from renewer.client.messages import Message
+from renewer.client.settling import Settles, nobody
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedMessage(Received[None]):
+class ReceivedMessage(Message, Settles):
     """A message that was received in a session, to be settled while that is held; see `Settles`."""
+
+    _settler: Callable[[str, Settlement], None] = field(default=nobody, repr=False, compare=False)
+    """Settles the message with this handle so."""
+
+    def _settle(self, settlement: Settlement) -> None:
+        self._settler(self.handle or "", settlement)

@@ -10,23 +10,25 @@ from renewer.client import operationcalls, plans
 from renewer.client.adoption import adoption_of
 from renewer.client.models import Operation, Page, Result, SavedResult, Waited
 from renewer.client.operationcalls import OperationTerms
-from renewer.client.options import OperationFilter, OperationOptions, kept, limit_s
+from renewer.client.options import OperationFilter, OperationOptions, check_options, kept, limit_s
 from renewer.client.quantities import Duration, seconds
 from renewer.client.saving import Saving, Unwritable
 from renewer.client.sync_base import Base
 
 
 class OperationMethods(Base):
-    """The methods of `Client` that are about operations. `renewer.client.options` says how one can be followed."""
+    """The methods of `Client` that are about operations."""
 
     def operation_page(
         self, *, limit: int | None = None, after: str | None = None, **wanted: Unpack[OperationFilter]
     ) -> Page[Operation]:
-        """One page of operations, `limit` (100) at most."""
+        """One page of operations, `limit` (100) at most; `wanted`: see `OperationFilter`."""
+        check_options("operation_page", wanted, OperationFilter)
         return self._call(operationcalls.operations(limit=limit, after=after, **wanted))
 
     def operations(self, *, page_size: int | None = None, **wanted: Unpack[OperationFilter]) -> Iterator[Operation]:
-        """All operations, in the order of their registration, page after page."""
+        """All operations, in the order of their registration, page after page; `wanted`: see `OperationFilter`."""
+        check_options("operations", wanted, OperationFilter)
         wanted["state"] = kept(wanted.get("state", ()))
         return self._all(lambda after: operationcalls.operations(limit=page_size, after=after, **wanted))
 
@@ -47,8 +49,9 @@ class OperationMethods(Base):
     ) -> Operation:
         """Have the daemon send a first request, with its own token, and follow what comes of it. `body` is JSON.
 
-        With `wait`, returns once the operation has ended, or the time is over.
+        With `wait`, returns once the operation has ended, or the time is over. `options`: see `OperationOptions`.
         """
+        check_options("submit", options, OperationOptions)
         request = {"method": method, "url": url, "headers": dict(headers) if headers else None, "body": body}
         return self._follow("submit", request, OperationTerms(**options), wait, idempotency_key)
 
@@ -64,7 +67,11 @@ class OperationMethods(Base):
         idempotency_key: str | None = None,
         **options: Unpack[OperationOptions],
     ) -> Operation:
-        """Hand over a request that was sent and its first answer; `body` is the answer's, text or JSON."""
+        """Hand over a request that was sent and its first answer; `body` is the answer's, text or JSON.
+
+        `options` are those of `OperationOptions`.
+        """
+        check_options("adopt", options, OperationOptions)
         request = {
             "method": method,
             "url": url,
@@ -75,7 +82,11 @@ class OperationMethods(Base):
         return self._follow("adopt", request, OperationTerms(**options), wait, idempotency_key)
 
     def follow(self, response: object, *, wait: Duration = 0.0, **options: Unpack[OperationOptions]) -> Operation:
-        """Hand over the first answer of a long-running operation as httpx, requests or azure-core returned it."""
+        """Hand over the first answer of a long-running operation as httpx, requests or azure-core returned it.
+
+        `options` are those of `OperationOptions`.
+        """
+        check_options("follow", options, OperationOptions)
         return self._follow("adopt", adoption_of(response), OperationTerms(**options), wait, None)
 
     def wait(self, operation_id: str, *, timeout: Duration | None = None) -> Operation:

@@ -93,7 +93,7 @@ class HeldLock(Held):
             self._changed.notify_all()
 
 
-class MessageLock(HeldLock, Settles[None]):
+class MessageLock(HeldLock, Settles):
     """The lock of a message, kept for the length of a block. Once the message is settled nothing is kept any longer."""
 
     def _settle(self, settlement: Settlement) -> None:

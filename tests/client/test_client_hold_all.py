@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections import deque
 
-import anyio.lowlevel
 import pytest
 
-from renewer.client import Conflict, Lease, ProtocolError, ServerError, leasecalls, plans
+from renewer.client import Conflict, Lease, ProtocolError, leasecalls, plans
 from renewer.client.address import find
-from renewer.client.async_driver import AsyncDriver
 from renewer.client.wire import Answer
 
 PER_REQUEST = 250
@@ -111,66 +109,6 @@ def test_nothing_is_asked_for_none():
     daemon = Daemon()
     assert hold_all(daemon, 0, wait_s=5) == []
     assert daemon.asked == []
-
-
-class Beside(AsyncDriver):
-    """A driver whose requests are answered by a `Daemon`, each when the others have had their turn."""
-
-    def __init__(self, daemon, fails=()) -> None:
-        super().__init__(find("unix:/nowhere"), 1.0)
-        self.daemon = daemon
-        self.fails = set(fails)
-        self.under_way = self.most_under_way = 0
-
-    async def send(self, request):
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        await anyio.lowlevel.checkpoint()
-        self.under_way -= 1
-        answer = self.daemon.answer(request)
-        return Answer(500, {}) if len(self.daemon.asked) in self.fails else answer
-
-
-async def hold_all_beside(daemon, count, wait_s=0.0, fails=()):
-    driver = Beside(daemon, fails)
-    wishes = [leasecalls.LeaseWish("orders", str(number)) for number in range(count)]
-    terms = plans.Terms(find("unix:/nowhere"), 0.0, lambda: daemon.now, at_once=3)
-    try:
-        return await driver.run(plans.hold_all(wishes, terms, wait_s=wait_s)), driver.most_under_way
-    finally:
-        await driver.aclose()
-
-
-@pytest.mark.anyio
-async def test_who_can_make_several_requests_beside_each_other_asks_for_fewer_with_each():
-    daemon = Daemon()
-    found, most_under_way = await hold_all_beside(daemon, 5 * PER_REQUEST // 3, wait_s=20)
-    assert [lease.session_id for lease in found] == [str(number) for number in range(5 * PER_REQUEST // 3)]
-    assert most_under_way == 3
-    assert [(count, wait_s) for count, wait_s, _ in daemon.asked] == [(83, MOMENT_S)] * 5 + [(1, MOMENT_S)]
-
-
-@pytest.mark.anyio
-async def test_requests_that_are_all_under_way_wait_as_long_as_they_may():
-    daemon = Daemon()
-    await hold_all_beside(daemon, 3 * 83, wait_s=20)
-    assert [wait_s for _, wait_s, _ in daemon.asked] == [20, 20, 20]
-
-
-@pytest.mark.anyio
-async def test_what_is_still_being_acquired_is_asked_for_again_beside_the_rest():
-    daemon = Daemon({"0": deque(["acquiring", "acquiring", "held"])})
-    found, _ = await hold_all_beside(daemon, 4 * 83, wait_s=150)
-    assert {lease.state for lease in found} == {"held"}
-    assert [wait_s for _, wait_s, _ in daemon.asked] == [MOMENT_S] * 4 + [60]
-
-
-@pytest.mark.anyio
-async def test_a_request_that_fails_is_told_when_the_others_have_been_answered():
-    daemon = Daemon()
-    with pytest.raises(ServerError):
-        await hold_all_beside(daemon, 6 * 83, fails={2})
-    assert len(daemon.asked) == 6
 
 
 @pytest.mark.parametrize("document", [{"items": []}, {"items": [{"status": 201}]}, {"items": [{"lease": {}}]}, {}, []])
