@@ -157,9 +157,11 @@ class AttemptRunner:
         now = self._clock.now()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AFTER_S
-            for effect in [pending.effect for pending in self._pending.values()]:
-                if not isinstance(effect, StartRelease) and effect.abandon_at <= now:
-                    self.cancel(effect.spec.id, effect.attempt)
+            for key, pending in [*self._pending.items()]:
+                effect = pending.effect
+                # What one of them leads to may be the end of another.
+                if not isinstance(effect, StartRelease) and effect.abandon_at <= now and key in self._pending:
+                    self.cancel(*key)
                     self._post(_failed(effect, _NO_ANSWER))
         for lane in self._lanes.values():
             self._fill(lane)
@@ -220,6 +222,8 @@ class AttemptRunner:
                 self._begin_renewals(wanted, now)
             return
         for attempt in wanted:
+            if not attempt.is_wanted:
+                continue  # What another led to was its end, and its place is given back.
             if not (isinstance(attempt.effect, StartAcquire) and self._begin_acquisition(attempt, attempt.effect)):
                 self._begin_task(attempt)
 

@@ -167,21 +167,27 @@ class Supervisor:
             elif isinstance(effect, TellLease) and effect.news is _RENEWED and not is_pending(effect.spec.id):
                 # Nothing of it is kept, and nobody is called back for it.
                 renewed.append(effect)
-            elif isinstance(effect, News):
-                if renewed:
-                    self._tell_renewed(renewed)
-                    renewed = []
-                self.keeper.take(effect)
-            elif isinstance(effect, CancelAttempt):
-                self._runner.cancel(effect.key, effect.attempt)
             else:
-                self._runner.start(effect)
-        if renewed:
-            self._tell_renewed(renewed)
-        if renewals:
-            self._runner.start_renewals(renewals)
+                # What came before is before it.
+                self._perform_together(renewals, renewed)
+                if isinstance(effect, News):
+                    self.keeper.take(effect)
+                elif isinstance(effect, CancelAttempt):
+                    self._runner.cancel(effect.key, effect.attempt)
+                else:
+                    self._runner.start(effect)
+        self._perform_together(renewals, renewed)
         # Only now, so that of all these the one that is nearest to its end goes first.
         self._runner.fill()
+
+    def _perform_together(self, renewals: list[StartRenew], renewed: list[TellLease]) -> None:
+        """Start these renewals, and tell of those; both lists are empty then."""
+        if renewed:
+            self._tell_renewed(renewed.copy())
+            renewed.clear()
+        if renewals:
+            self._runner.start_renewals(renewals)
+            renewals.clear()
 
     def _tell(self, news: News) -> None:
         for hook in self._hooks:

@@ -8,7 +8,7 @@ from random import Random
 import anyio
 import pytest
 
-from renewer.core.effects import LeaseNews
+from renewer.core.effects import CancelAttempt, LeaseNews, StartRenew
 from renewer.core.events import LeaseNotSettled, LeaseReleaseRequested, LeaseRenewRequested, LeaseSettling
 from renewer.core.model import Grant
 from renewer.core.states import LeaseState, LossReason
@@ -247,6 +247,18 @@ async def test_whatever_becomes_of_renewals_all_places_are_free_again_and_nothin
         assert all(lane.is_idle for lane in runner._lanes.values())
     lost = [(news.spec.id, news.epoch) for news in rig.heard.of(LeaseNews.LOST)]
     assert len(lost) == len(set(lost)) > 20
+
+
+async def test_what_is_started_and_cancelled_in_one_go_is_not_begun(clock):
+    rig = Rig(clock, PendingBroker())
+    async with rig.running():
+        spec = rig.hold()
+        await anyio.sleep(1)
+        until = anyio.current_time() + 5
+        start = StartRenew(spec, 1, 77, abandon_at=until, patience_s=1.0, due_at=0.0, expires_at=until)
+        rig.supervisor._perform([start, CancelAttempt(spec.id, 77)])
+        await anyio.sleep(1)
+        assert rig.broker.begun == 0
 
 
 class Answered:

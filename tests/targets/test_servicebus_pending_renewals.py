@@ -1,11 +1,14 @@
 """Renewals of sessions that no task waits for, and how their replies are settled."""
 
+from types import SimpleNamespace
+
 import anyio
 import pytest
 
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus.connection import TICK_S
+from renewer.targets.servicebus.management import Management
 from tests.targets.servicebus_rig import begin_renewal, failing, rig, spec
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +50,20 @@ async def test_nothing_is_asked_for_what_is_not_held_so():
         await r.target.acquire(spec(), 1)
         assert begin_renewal(r.target, spec(), 2, pytest.fail) is None
         assert r.broker.asks == []
+
+
+async def test_what_a_bug_kept_from_being_asked_does_not_count_as_begun(monkeypatch):
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        wanted = SimpleNamespace(spec=spec(), epoch=1, renewal=None)
+
+        def bug(*_):
+            raise ValueError
+
+        monkeypatch.setattr(Management, "ask", bug)
+        with pytest.raises(ValueError):
+            r.target.begin_renewals([wanted], pytest.fail)
+        assert wanted.renewal is None
 
 
 async def test_a_token_that_is_refused_is_replaced_and_the_renewal_asked_for_again():

@@ -94,6 +94,9 @@ class SessionRenewal:
             self._request = self._held.management.ask(self._held.renewal(), self._on_answer)
         except TransientError:
             self._wanted.renewal = None
+        except BaseException:
+            self._wanted.renewal = None
+            raise
 
     async def finish(self) -> Grant:
         """See `PendingRenewal`."""

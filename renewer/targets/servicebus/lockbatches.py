@@ -248,9 +248,9 @@ class LockBatches:
         tokens = [wish.token for wish in wishes]
         place = queue.place
         lock_s = min(wish.lock_s for wish in wishes)
-        ask = renew_message_locks(place.entity, tokens, lock_s=lock_s, link_name=place.link_name)
         self.requests += 1
         try:
+            ask = renew_message_locks(place.entity, tokens, lock_s=lock_s, link_name=place.link_name)
             reply = await place.request(ask)
             expirations = read_expirations(reply, len(wishes))
         except RemoteError as error:
@@ -309,7 +309,8 @@ class _Line:
     def put(self, wish: Wish) -> None:
         """Have it wait here."""
         self.waiting[wish.token.int] = wish
-        wish.line = self
+        for one in (wish, *wish.twins):
+            one.line = self
 
     def take(self, most: int) -> list[Wish]:
         """The next batch: what ends first goes first."""
