@@ -106,7 +106,10 @@ class TargetReading:
 
 @dataclass(frozen=True, slots=True)
 class PoolReading:
-    """A pool as it is now: how many sessions it is for, are free (held, or on their way), and with workers."""
+    """A pool as it is now: how many sessions it is for, are free (held, or on their way), and with workers.
+
+    Those that nobody has taken and nobody can take, as they are at risk or parked, are none of these.
+    """
 
     target: str
     name: str

@@ -60,7 +60,7 @@ def _printable(value: str) -> str:
 def _entity(value: str) -> str:
     """One way to write it: what is told apart by its name must not have several."""
     name = _printable(value).strip().strip("/")
-    if any(part in ("", ".", "..") for part in name.split("/")):
+    if any(part in ("", ".", "..") or part != part.strip() for part in name.split("/")):
         raise ValueError("must be a queue, or a subscription as in topic/Subscriptions/name")
     if any(part.startswith("$") for part in _OF_DEAD_LETTERS.sub("", name).split("/")):
         raise ValueError(

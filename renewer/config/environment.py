@@ -30,9 +30,9 @@ _DEPTH: Final = 6
 """As deep as settings go. Mistakes may go deeper than the stack could follow."""
 
 _OF_SERVICES: Final = re.compile(
-    r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_.*)?)", re.DOTALL
+    r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)(?:_.*)?|ENV_[^_].*)", re.DOTALL
 )
-"""What Kubernetes and Docker links tell of a service, behind its name and ``_``."""
+"""What Kubernetes and Docker links tell of a service, behind its name and ``_``; ENV: a linked container's own."""
 _PLACE_OF_SERVICES: Final = re.compile(r"(?:tcp|udp|sctp)://")
 """And how the value of NAME_PORT begins."""
 
@@ -105,9 +105,12 @@ def _nearest(path: list[str]) -> str:
     sections = Settings.model_fields
     section, key = closest(path[0], sections), path[-1]
     if section is not None and len(path) > 1:
-        table = section_at((section, *path[1:-1]))
+        steps = [step for step in path[1:-1] if step]
+        if not key:
+            return f"its key is missing; it is written as {_variable(section, *(steps or _place_in(section)), 'key')}"
+        table = section_at((section, *steps))
         known = table.model_fields if table is not None else ()
-        return f"did you mean {_variable(section, *path[1:-1], closest(key, known) or key)}?"
+        return f"did you mean {_variable(section, *steps, closest(key, known) or key)}?"
     names = {key, "_".join(path)}
     meant = [
         _variable(*place.strip("[]").split("."), name)
@@ -117,6 +120,13 @@ def _nearest(path: list[str]) -> str:
     if meant:
         return f"did you mean {' or '.join(meant)}?"
     return f"known sections are {', '.join(sections)}, as in {_variable(next(iter(sections)), 'key')}"
+
+
+def _place_in(section: str) -> tuple[str, ...]:
+    """What stands between a section and a key of it."""
+    if is_named_group((section,)):
+        return ("name",)
+    return ("0",) if is_array((section,)) else ()
 
 
 def _variable(*steps: str) -> str:

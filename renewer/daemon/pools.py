@@ -7,6 +7,7 @@ session that nobody has taken for a while is given back, because somebody else m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -170,11 +171,10 @@ class SessionPools:
         readings: list[PoolReading] = []
         for pool in self._pools.values():
             living = self._living(pool)
-            free = [lease for lease in living if _is_free(lease)]
-            held = sum(lease.state is not LeaseState.ACQUIRING for lease in free)
-            readings.append(
-                PoolReading(pool.target, pool.name, pool.size, held, len(free) - held, len(living) - len(free))
-            )
+            taken = sum(not _is_free(lease) for lease in living)
+            states = Counter(lease.state for lease in living if _can_be_taken(lease))
+            held, acquiring = states[LeaseState.HELD], states[LeaseState.ACQUIRING]
+            readings.append(PoolReading(pool.target, pool.name, pool.size, held, acquiring, taken))
         return readings
 
     def lease(self, news: TellLease) -> None:
@@ -218,11 +218,7 @@ class SessionPools:
         return living
 
     def _free(self, pool: Pool) -> list[Lease]:
-        """What can be taken: none that is at risk, or parked."""
-        usable = (LeaseState.HELD, LeaseState.ACQUIRING)
-        return [
-            lease for lease in self._living(pool) if _is_free(lease) and lease.state in usable and not lease.is_parked
-        ]
+        return [lease for lease in self._living(pool) if _can_be_taken(lease)]
 
     def _fill(self, pool: Pool) -> None:
         living = self._living(pool)
@@ -273,6 +269,11 @@ def _key(target: str, entity: str) -> tuple[str, str]:
 
 def _is_free(lease: Lease) -> bool:
     return lease.spec.context.get("origin") == POOLED
+
+
+def _can_be_taken(lease: Lease) -> bool:
+    """Whether it is free, and not at risk, lost or parked."""
+    return _is_free(lease) and lease.state in (LeaseState.HELD, LeaseState.ACQUIRING) and not lease.is_parked
 
 
 def _idle_at(pool: Pool, lease: Lease) -> float | None:

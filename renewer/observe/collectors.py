@@ -133,7 +133,7 @@ class PoolReadings(Protocol):
 
     @property
     def held(self) -> int:
-        """Those that are free."""
+        """Those that are free and can be taken."""
         ...
 
     @property
@@ -163,7 +163,7 @@ class PoolCollector(Collector):
         for now in self._read():
             total = totals.setdefault(now.target, Counter(dict.fromkeys(("free", "acquiring", "taken"), 0)))
             total.update(free=now.held, acquiring=now.acquiring, taken=now.taken)
-            total.update(size=now.sessions, full=not now.held + now.acquiring)
+            total.update(size=now.sessions, full=now.taken >= now.sessions and not now.held + now.acquiring)
         if not totals:
             return
         size = GaugeMetricFamily(
@@ -171,7 +171,7 @@ class PoolCollector(Collector):
         )
         sessions = GaugeMetricFamily(
             "renewer_pool_sessions",
-            "Sessions of pools: free for a worker to take, acquiring, or taken by one.",
+            "Sessions of pools: free for a worker to take, acquiring, or taken by one; none that nobody can take.",
             labels=["target", "state"],
         )
         full = GaugeMetricFamily(

@@ -272,6 +272,26 @@ def test_where_it_cannot_be_told_how_much_memory_there_is_that_is_said(tmp_path:
     assert (outcome.verdict, outcome.seen) == (Verdict.OK, "not known on this system")
 
 
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        *((text, "not known on this system") for text in ("", "-1", "²", "٣", "1e9", "unlimited")),
+        *((text, "no limit for the daemon") for text in ("max", "9223372036854775807", "9" * 5000)),
+    ],
+)
+def test_a_limit_of_memory_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, text: str, seen: str) -> None:
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77" / "cgroup").write_text("0::/renewer\n")
+    group = tmp_path / "cgroup" / "renewer"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{text}\n")
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert (outcome.verdict, outcome.seen) == (Verdict.OK, seen)
+    (group.parent / "memory.max").write_text("67108864\n")
+    outcome = limits.examine_memory(settings(tmp_path), 77, proc=tmp_path, cgroups=tmp_path / "cgroup")
+    assert outcome.seen.startswith("64 MiB allowed for the daemon")
+
+
 def test_at_the_root_of_all_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     (tmp_path / "77").mkdir()
     (tmp_path / "cgroup").mkdir()

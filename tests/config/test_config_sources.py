@@ -102,6 +102,9 @@ def test_what_kubernetes_and_docker_tell_of_a_service_named_renewer_is_no_mistak
         "RENEWER_PORT_8080_TCP_ADDR": "10.0.0.1",
         "RENEWER_METRICS_SERVICE_HOST": "10.0.0.2",
         "RENEWER__X_SERVICE_HOST": "10.0.0.3",
+        "RENEWER_ENV_RENEWER_DAEMON__STATE_DIR": "/var/lib/renewer",
+        "RENEWER_1_ENV_A__B": "x",
+        "RENEWER__X_ENV_PATH": "/bin",
         "RENEWER__X_PORT": "udp://10.0.0.3:53",
         "RENEWER__X_PORT_53_UDP_ADDR": "10.0.0.3",
     }

@@ -274,9 +274,25 @@ async def test_what_is_parked_is_handed_to_nobody_and_is_the_pools_again_after_t
         await anyio.sleep(30)
         (parked,) = rig.living()
         assert parked.is_parked
+        assert rig.counts() == (0, 0, 0)
         await control.drain(enabled=False, park=False)
         await anyio.sleep(1)
         assert rig.counts() == (1, 0, 0)
+
+
+async def test_what_is_at_risk_is_handed_to_nobody_and_counts_as_free_again_when_it_is_held(clock):
+    answering = anyio.Event()
+    shelf = Shelf(1)
+    async with desk(clock, pool(1, reacquire=False), broker=shelf) as (rig, control):
+        (lease,) = rig.living()
+        shelf.after = lambda spec, number: answering.wait()
+        await control.wait_lease(lease.spec.id, lambda lease: lease.state is LeaseState.AT_RISK, 100)
+        assert (lease.state, rig.counts()) == (LeaseState.AT_RISK, (0, 0, 0))
+        with pytest.raises(AdmissionError):
+            await control.hold(wish())
+        answering.set()
+        await control.wait_lease(lease.spec.id, lambda lease: lease.state is LeaseState.HELD, 100)
+        assert (lease.state, rig.counts()) == (LeaseState.HELD, (1, 0, 0))
 
 
 async def test_many_workers_at_once_get_a_session_each_and_no_one_the_same(clock):

@@ -30,6 +30,21 @@ def test_the_pools_of_a_namespace_are_shown_together_and_no_entity_becomes_a_lab
     assert b"orders" not in metrics.exposition()
 
 
+def test_a_pool_that_nobody_took_from_is_not_full_though_it_has_nothing_to_give() -> None:
+    pools = [
+        PoolReading("servicebus.drained", "orders", 4, 0, 0, 0),
+        PoolReading("servicebus.risky", "orders", 4, 0, 0, 3),
+        PoolReading("servicebus.shrunk", "orders", 1, 0, 0, 3),
+    ]
+    metrics = Metrics(prometheus_client.CollectorRegistry())
+    metrics.watch_pools(lambda: pools)
+    full = [
+        metrics.registry.get_sample_value("renewer_pools_full", {"target": f"servicebus.{name}"})
+        for name in ("drained", "risky", "shrunk")
+    ]
+    assert full == [0, 0, 1]
+
+
 def test_without_a_pool_there_is_no_metric_of_one() -> None:
     metrics = Metrics(prometheus_client.CollectorRegistry())
     metrics.watch_pools(list)

@@ -143,8 +143,9 @@ POOLS: Final = Row(
     (
         curves(
             "Sessions of pools",
-            "`taken` are with workers, `free` wait for one, `acquiring` are not had yet: no session is available. Empty"
-            " without a [[session]] that has `sessions`.",
+            "`taken` are with workers, `free` wait for one, `acquiring` are not had yet: no session is available. Those"
+            " with nobody that are at risk or parked cannot be taken, and are not shown. Empty without a [[session]]"
+            " that has `sessions`.",
             "short",
             Query(f"sum by (state) (renewer_pool_sessions{S})", "{{state}}"),
             Query(f"sum(renewer_pool_size{S})", "size"),

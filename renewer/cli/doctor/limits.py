@@ -117,18 +117,25 @@ def _memory_limit(membership: Path, cgroups: Path) -> float | None:
     root = cgroups / "memory" if is_first_version else cgroups
     name = "memory.limit_in_bytes" if is_first_version else "memory.max"
     # The root has no such file; in a container, what is its root may have one, and the path lead nowhere.
-    limits = [math.inf] if path == "" and root.is_dir() else []
+    limits: list[float | None] = [math.inf] if path == "" and root.is_dir() else []
     group = root / path
     while group.is_relative_to(root):
         with contextlib.suppress(OSError):
             limits.append(_limit((group / name).read_text("ascii", "replace").strip()))
         group = group.parent
-    return min(limits, default=None)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _limit(text: str) -> float:
-    """What one group allows. For no limit version 2 says "max", and version 1 the most that its counter holds."""
-    limit = int(text) if text.isdecimal() and len(text) < _MAX_DIGITS else _UNLIMITED
+def _limit(text: str) -> float | None:
+    """What one group allows, None if that cannot be read.
+
+    For no limit version 2 says "max", and version 1 the most that its counter holds.
+    """
+    if text == "max":
+        return math.inf
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    limit = int(text) if len(text) < _MAX_DIGITS else _UNLIMITED
     return limit if limit < _UNLIMITED else math.inf
 
 
