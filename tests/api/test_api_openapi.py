@@ -97,7 +97,14 @@ def build_for_schemathesis():
     async def at_once(*_arguments, **_options):
         await anyio.lowlevel.checkpoint()
 
+    receive = control.receive
+
+    async def received_at_once(lease_id, *, count, wait_s):
+        assert wait_s >= 0
+        return await receive(lease_id, count=count, wait_s=0.0)
+
     control.wait_lease = control.wait_operations = at_once
+    control.receive = received_at_once
 
     async def app(scope, receive, send):
         if not list(control.leases()):
