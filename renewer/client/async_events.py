@@ -35,6 +35,10 @@ class AsyncEventStream(AsyncIterator[Event]):
                 step = self._plan.send(outcome) if error is None else self._plan.throw(error)
             except StopIteration:
                 raise StopAsyncIteration from None
+            except Exception:
+                # The plan has come to a bad end.
+                await self._close_stream()
+                raise
             if isinstance(step, Emit):
                 return step.event
             outcome, error = None, None

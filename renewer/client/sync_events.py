@@ -33,6 +33,10 @@ class EventStream(Iterator[Event]):
         self._reading = True
         try:
             return self._advance()
+        except Exception:
+            # The plan has come to its end, a bad one perhaps.
+            self._close_stream()
+            raise
         finally:
             self._reading = False
             if self._closed:

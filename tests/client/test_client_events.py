@@ -74,8 +74,10 @@ def test_one_lease_is_watched_until_it_is_over(standin, client):
         standin.tell(lease.id, "lease.released")
         assert [event.type for event in events] == ["lease.renewed", "lease.released"]
     assert [event.type for event in client.watch(lease.id)] == ["snapshot"]
+    refused = client.watch("lease-9")
     with pytest.raises(NotFound):
-        next(client.watch("lease-9"))
+        next(refused)
+    assert refused._stream is None
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,10 @@ async def test_the_async_client_streams_alike(standin):
                 assert (await anext(events)).lease.is_held
                 await client.release("lease-1")
                 assert [event.type async for event in events] == ["lease.released"]
+            refused = client.watch("lease-9")
+            with pytest.raises(NotFound):
+                await anext(refused)
+            assert refused._stream is None
             async with client.events() as events:
                 with anyio.move_on_after(0.1) as scope:
                     await anext(events)
