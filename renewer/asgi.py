@@ -184,18 +184,21 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = anyio.Event()
-        self._stopping = anyio.Event()
+        self._wake = asyncio.Event()
 
     def stop(self) -> None:
         """Answer what has been asked, and end."""
         self.should_exit = True
-        self._stopping.set()
+        self._wake.set()
 
     async def main_loop(self) -> None:
         """Keep the date of answers right until told to stop; uvicorn itself wakes ten times a second to look."""
         while not await self.on_tick(0):
-            with anyio.move_on_after(1.0):
-                await self._stopping.wait()
+            # Not under a cancel scope: most of what a daemon takes that has nothing to do would be that.
+            self._wake = asyncio.Event()
+            timer = asyncio.get_running_loop().call_later(1.0, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
