@@ -26,7 +26,7 @@ _NEVER = float("inf")
 
 
 class Key(Protocol):
-    """What can be scheduled: hashable, and ordered so that ties break the same way every time."""
+    """What can be scheduled: hashable, and with an order, so that ties break the same way every time."""
 
     def __hash__(self) -> int: ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 _FEW = 4
@@ -17,7 +18,11 @@ K = TypeVar("K")
 
 
 class InOrder(Generic[K]):
-    """Pairs of a time and what it is of, in that order. Of those with one time the least comes first."""
+    """Pairs of a time and what it is of, in the order of the times.
+
+    Those with one time come as they were put in, as a rule: to compare them as well makes it twice as dear where there
+    are many, as of locks that are renewed together.
+    """
 
     __slots__ = ("_first", "_late", "_pairs")
 
@@ -32,7 +37,7 @@ class InOrder(Generic[K]):
     @property
     def first(self) -> tuple[float, K] | None:
         """What comes first, None if there is nothing."""
-        if self._late and (self._first == len(self._pairs) or self._late[0] < self._pairs[self._first]):
+        if self._late and (self._first == len(self._pairs) or self._late[0][0] < self._pairs[self._first][0]):
             return self._late[0]
         return self._pairs[self._first] if self._first < len(self._pairs) else None
 
@@ -48,7 +53,7 @@ class InOrder(Generic[K]):
         self._pairs += pairs
         self._pairs += late
         late.clear()
-        self._pairs.sort()
+        self._pairs.sort(key=_time_of)
 
     def take(self, most: int) -> list[tuple[float, K]]:
         """Take out the first ones, so many at most."""
@@ -66,7 +71,7 @@ class InOrder(Generic[K]):
         while self._late and self._late[0][0] <= time:
             late.append(heapq.heappop(self._late))
         taken = self._cut(bisect_right(self._pairs, time, self._first, key=_time_of))
-        return sorted(taken + late) if late else taken
+        return sorted(taken + late, key=_time_of) if late else taken
 
     def clear(self) -> None:
         """Take out all."""
@@ -89,5 +94,4 @@ class InOrder(Generic[K]):
         return taken
 
 
-def _time_of(pair: tuple[float, object]) -> float:
-    return pair[0]
+_time_of = itemgetter(0)

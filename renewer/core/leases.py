@@ -527,17 +527,16 @@ class Lease:
             attempt, abandon_at = self._open_attempt(), now + policy.acquire_attempt_s
             self._attempt_until = abandon_at + _ACQUIRE_GRACE_S
             return [StartAcquire(self.spec, self.epoch + 1, attempt, due_at, abandon_at)]
-        effects: list[Effect] = []
+        in_the_way: Outstanding = ()
         if self._outstanding:
             self._outstanding, in_the_way = make_room(self._outstanding, policy.max_outstanding)
-            effects += self._cancelled(in_the_way)
         attempt = self._open_attempt()
         span = renewal_attempt_s(policy, remaining_s=self.expires_at - now, duration_s=self.duration_s)
         self._attempt_until = now + span
         # For as long as an answer can save the lease: a slow broker must not be hung up on when the lock expires.
         abandon_at = max(self._patience_ends_at(), now + span)
-        effects.append(StartRenew(self.spec, self.epoch, attempt, due_at, abandon_at, span, self.expires_at))
-        return effects
+        start = StartRenew(self.spec, self.epoch, attempt, due_at, abandon_at, span, self.expires_at)
+        return [*self._cancelled(in_the_way), start] if in_the_way else [start]
 
     def _attempt_overran(self, now: float, fraction: float) -> list[Effect]:
         """The current attempt had its time. A renewal is still listened to; the next one starts without a pause."""

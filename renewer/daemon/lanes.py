@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from renewer.core.inorder import InOrder
@@ -58,6 +59,7 @@ class Lane:
         self.is_being_filled = False
         self._limit = limit
         self._numbers = itertools.count()
+        self._newcomers: list[PendingAttempt] = []
         # Of those whose time ends at once the one that came first goes first.
         self._queue: InOrder[tuple[int, PendingAttempt]] = InOrder()
         self._taken = 0
@@ -66,17 +68,16 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits, and no place is taken."""
-        return not (self._queue or self._taken)
+        return not (self._newcomers or self._queue or self._taken)
 
     @property
     def relief_at(self) -> float | None:
         """When a place that somebody waits for becomes free at the latest; None if nobody waits."""
-        return self._held[0][0] if self._held and self._queue else None
+        return self._held[0][0] if self._held and (self._newcomers or self._queue) else None
 
     def put(self, attempts: Sequence[PendingAttempt]) -> None:
         """Queue these."""
-        numbers = self._numbers
-        self._queue.add([(attempt.ends_at, (next(numbers), attempt)) for attempt in attempts])
+        self._newcomers += attempts
 
     def take(self, now: float) -> list[PendingAttempt]:
         """Those who are next, with their `places`; none if nobody waits, or all places are taken."""
@@ -84,7 +85,14 @@ class Lane:
         while held and (held[0][0] <= now or not held[0][2].count):
             places = heapq.heappop(held)[2]
             self.leave(places, places.count)
-        taken = [attempt for _, (_, attempt) in self._queue.take(max(0, self._limit - self._taken))]
+        newcomers, room = self._newcomers, max(0, self._limit - self._taken)
+        if self._queue or len(newcomers) > room:
+            numbers = self._numbers
+            self._queue.add([(attempt.ends_at, (next(numbers), attempt)) for attempt in newcomers])
+            taken = [attempt for _, (_, attempt) in self._queue.take(room)]
+        else:
+            taken = sorted(newcomers, key=_ends_at)
+        newcomers.clear()
         if taken:
             places = Places(self, len(taken), now)
             for attempt in taken:
@@ -99,3 +107,6 @@ class Lane:
         count = min(count, places.count)
         places.count -= count
         self._taken -= count
+
+
+_ends_at = attrgetter("ends_at")

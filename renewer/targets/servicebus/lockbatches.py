@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
@@ -316,7 +317,7 @@ class _Line:
         """The next batch: what ends first goes first."""
         wishes = [*self.waiting.values()]
         if len(wishes) > most:
-            wishes = sorted(wishes, key=lambda wish: wish.deadline)[:most]
+            wishes = sorted(wishes, key=_deadline_of)[:most]
         for wish in wishes:
             del self.waiting[wish.token.int]
         return wishes
@@ -368,6 +369,8 @@ class _Batch:
         if not any(wish.is_wanted for wish in self.wishes):
             self.scope.cancel()
 
+
+_deadline_of = attrgetter("deadline")
 
 _STOPPING: Final = TransientError("the target is stopping", kind="network")
 _WITHDRAWN: Final = TransientError("the message is being settled", kind="busy", condition="renewer:settling")

@@ -65,7 +65,7 @@ class LockRenewal(Wish, Generic[K]):
     def __init__(
         self, together: LockRenewals[K], wanted: WantedRenewal, kept: K, token: UUID, lock_s: float, deadline: float
     ) -> None:
-        super().__init__(token, lock_s, deadline, together.told)
+        Wish.__init__(self, token, lock_s, deadline, together.told)
         self.grant: Grant | None = None
         self.wanted = wanted
         self.kept = kept
