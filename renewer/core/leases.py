@@ -1,4 +1,4 @@
-"""One lease: its record, and what each event and each passing instant does to it.
+"""One lease: what each event and each passing instant does to it.
 
 Every method takes the time and returns effects; `wake_at` says when `advance` has something to do. The table of
 `states` says what may follow what; this module says when, and what is to be done about it.
@@ -9,32 +9,16 @@ a broker with a second of latency then costs nothing, where cancelling and askin
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from renewer.core.effects import (
-    CancelAttempt,
-    Effect,
-    LeaseNews,
-    StartAcquire,
-    StartRelease,
-    StartRenew,
-    TellLease,
-)
+from renewer.core.effects import Effect, LeaseNews, StartAcquire, StartRelease, StartRenew, TellLease
+from renewer.core.leaserecord import ACQUIRING, AT_RISK, HELD, LeaseRecord
 from renewer.core.model import Grant, LeaseSpec, Terminal, Transient
-from renewer.core.outstanding import Outstanding, make_room, without
+from renewer.core.outstanding import Outstanding, make_room
 from renewer.core.ownership import first_sign_by, next_sign_by, silence, without_blame
-from renewer.core.past import LeasePast, Loss
-from renewer.core.states import (
-    LEASE_TRANSITIONS,
-    LeaseKind,
-    LeaseSignal,
-    LeaseState,
-    LossReason,
-    MessageFate,
-    is_over,
-)
+from renewer.core.past import LeasePast
+from renewer.core.states import LeaseKind, LeaseSignal, LossReason, MessageFate, is_over
 from renewer.core.timing import (
     full_jitter_s,
     gathered_due_at,
@@ -62,60 +46,12 @@ _MOMENTS = 40
 _CROWD_OF_A_MOMENT = 40
 """Where there are more sessions the part is smaller, so that about this many, twice as many at most, share a moment."""
 
-_ACQUIRING, _HELD, _AT_RISK = LeaseState.ACQUIRING, LeaseState.HELD, LeaseState.AT_RISK
-_MESSAGE, _RENEWED = LeaseKind.MESSAGE, LeaseNews.RENEWED
-"""Looked up once: CPython 3.11 takes 0.07 µs to read a member off its enum, and that was a sixth of a whole renewal."""
+_MESSAGE, _RENEWED = LeaseKind.MESSAGE, LeaseNews.RENEWED  # Looked up once, as the states are.
 
 
 @dataclass(slots=True)
-class Lease:
-    """A lease and everything the core knows of it. Instants are monotonic seconds, spans seconds.
-
-    `owner_until` is by when the owner must give its next sign of life, None while it need not; `forget_at` when the
-    record of an ended lease may go. `_attempt` is the last attempt's number, and the lease waits for its answer until
-    `_attempt_until`. Read it from outside; change it only through its methods.
-    """
-
-    spec: LeaseSpec
-    registered_at: float
-    number: int = 0
-    state: LeaseState = _ACQUIRING
-    epoch: int = 0
-    session_id: str | None = None
-    acquired_at: float | None = None
-    expires_at: float = 0.0
-    duration_s: float = 0.0
-    locked_until: float | None = None
-    renewals: int = 0
-    losses: int = 0
-    last_loss: Loss | None = None
-    last_margin_s: float | None = None
-    min_margin_s: float | None = None
-    last_error: str | None = None
-    next_attempt_at: float | None = None
-    failures: int = 0
-    is_parked: bool = False
-    is_settling: bool = False
-    fate: MessageFate | None = None
-    owner_until: float | None = None
-    forget_at: float | None = None
-    _attempt: int = 0
-    _attempt_until: float | None = None
-    _outstanding: Outstanding = ()
-    _at_risk_since: float | None = None
-    _brief_epochs: int = 0
-
-    @property
-    def _is_ours(self) -> bool:
-        return self.state in (_HELD, _AT_RISK)
-
-    def margin_s(self, now: float) -> float | None:
-        """What is left of the lock at `now`; None while there is none."""
-        return self.expires_at - now if self._is_ours else None
-
-    def ends_at(self, otherwise: float) -> float:
-        """When the lock ends unless it is renewed; `otherwise` while there is none."""
-        return self.expires_at if self.state is _HELD or self.state is _AT_RISK else otherwise
+class Lease(LeaseRecord):
+    """A lease, kept by what is known of it (`LeaseRecord`): acquired, renewed, lost, given back."""
 
     def register(self, now: float) -> list[Effect]:
         """Begin: the first acquisition is due at once."""
@@ -146,11 +82,11 @@ class Lease:
             return effects
         self.duration_s = past.duration_s
         self.acquired_at = past.registered_at
-        was_held = past.state is not _ACQUIRING
+        was_held = past.state is not ACQUIRING
         if self.spec.kind is LeaseKind.MESSAGE and was_held:
             # Valid for what is known to be left of it, and then at risk until the broker has spoken.
             self.expires_at = now if past.expires_at is None else past.expires_at
-            self.state = _HELD
+            self.state = HELD
             return effects
         if was_held or not self.spec.policy.reacquire:
             self.session_id = past.session_id
@@ -199,24 +135,6 @@ class Lease:
             self.next_attempt_at = now
         return []
 
-    def wake_at(self) -> float | None:
-        """When `advance` next has something to do."""
-        if self.forget_at is not None:
-            return self.forget_at
-        if self.is_parked:
-            return None
-        earliest = self.expires_at if self.state is _HELD else math.inf
-        if self.next_attempt_at is not None and self.next_attempt_at < earliest:
-            earliest = self.next_attempt_at
-        if self._attempt_until is not None and self._attempt_until < earliest:
-            earliest = self._attempt_until
-        if self.owner_until is not None and self.owner_until < earliest:
-            earliest = self.owner_until
-        give_up_at = self._give_up_at()
-        if give_up_at is not None and give_up_at < earliest:
-            earliest = give_up_at
-        return None if earliest == math.inf else earliest
-
     def advance(self, now: float, fraction: float) -> list[Effect]:
         """Do what has fallen due at `now`."""
         effects: list[Effect] = []
@@ -229,7 +147,7 @@ class Lease:
         give_up_at = self._give_up_at()
         if give_up_at is not None and give_up_at <= now:
             return self._give_up(now)
-        if self.state is _HELD and self.expires_at <= now:
+        if self.state is HELD and self.expires_at <= now:
             self._move(LeaseSignal.OVERDUE)
             self._at_risk_since = now
             effects.append(self._tell(LeaseNews.AT_RISK, now, detail="no renewal was acknowledged in time"))
@@ -241,7 +159,7 @@ class Lease:
 
     def granted(self, event: LeaseGranted, now: float, fraction: float, crowd: int = 1) -> list[Effect]:
         """An acquisition or a renewal succeeded. `crowd` is how many can be renewed together, this one included."""
-        acquiring = self.state is _ACQUIRING
+        acquiring = self.state is ACQUIRING
         if self.is_parked and acquiring:
             return [StartRelease(self.spec, event.epoch)]
         if not self._concerns(event.epoch):
@@ -263,7 +181,7 @@ class Lease:
             return []
         current = self._close_attempt(event.attempt)
         self.last_error = event.failure.detail
-        if self.state is _ACQUIRING:
+        if self.state is ACQUIRING:
             return self._acquire_failed(event.failure, now, fraction) if current else []
         match event.failure:
             case Terminal(reason, detail):
@@ -281,7 +199,7 @@ class Lease:
         """What carried the lease is gone."""
         if not self._concerns(event.epoch):
             return []
-        if self.state is not _ACQUIRING:
+        if self.state is not ACQUIRING:
             return self._lose(event.reason, event.detail, now, fraction)
         if self._attempt_until is None:
             return []
@@ -319,7 +237,7 @@ class Lease:
         if is_over(self.state):
             return []
         effects = self._cancel_attempts()
-        if self.state is not _ACQUIRING:
+        if self.state is not ACQUIRING:
             effects.append(StartRelease(self.spec, self.epoch))
         self._move(LeaseSignal.RELEASED)
         self._end(now)
@@ -335,7 +253,7 @@ class Lease:
             # Nothing holds a message lock but its token: it stands, and whoever starts in time renews it.
             return [*self._cancel_attempts(), *self._rest(now)]
         effects = self._cancel_attempts()
-        if self.state is not _ACQUIRING:
+        if self.state is not ACQUIRING:
             effects.append(StartRelease(self.spec, self.epoch))
         self._move(LeaseSignal.PARKED)
         return [*effects, *self._rest(now)]
@@ -399,7 +317,7 @@ class Lease:
         self.failures = 0
         self.last_error = None
         self._take(grant, now, fraction, crowd)
-        recovered = self.state is _AT_RISK and self.expires_at > now
+        recovered = self.state is AT_RISK and self.expires_at > now
         if recovered:
             self._move(LeaseSignal.GRANTED)
             self._at_risk_since = None
@@ -445,85 +363,11 @@ class Lease:
             asked_s=failure.retry_after_s,
         )
 
-    # --- losing and ending -------------------------------------------------------------------------------------
-
-    def _lose(
-        self, reason: LossReason, detail: str, now: float, fraction: float, *, release: bool = True
-    ) -> list[Effect]:
-        policy = self.spec.policy
-        again = policy.reacquire and reason not in _FINAL_REASONS
-        effects = self._cancel_attempts()
-        if release and self.state is not _ACQUIRING:
-            effects.append(StartRelease(self.spec, self.epoch))
-        self._move(LeaseSignal.LOST if again else LeaseSignal.LOST_FOR_GOOD)
-        if reason not in _FINAL_REASONS:
-            self.losses += 1
-        self.last_loss = Loss(self.epoch, reason, detail, now)
-        self.last_error = detail
-        self.locked_until = None
-        self.failures = 0
-        self.is_settling = False
-        self._at_risk_since = None
-        told = self._tell(LeaseNews.LOST, now, reason=reason, detail=detail, final=not again)
-        if again:
-            # Whoever asked for any session may get another one now.
-            self.session_id = None
-            # At once as a rule; but a session that is taken away as soon as it is ours is not fought over.
-            was_brief = self.acquired_at is not None and now - self.acquired_at < self.duration_s
-            self._brief_epochs = self._brief_epochs + 1 if was_brief else 1
-            self.next_attempt_at = now + full_jitter_s(
-                self._brief_epochs, fraction, base_s=policy.backoff_base_s, cap_s=policy.backoff_cap_s
-            )
-        else:
-            self._end(now)
-        return [*effects, told]
-
-    def _give_up_at(self) -> float | None:
-        """When we stop on our own: too long unable to acquire, too long overdue, or held for as long as allowed."""
-        policy = self.spec.policy
-        if self.state is _HELD and policy.max_duration_s is None:
-            return None
-        if self.state is _ACQUIRING:
-            return None if policy.reacquire else self.registered_at + policy.acquire_timeout_s
-        patience = self._patience_ends_at() if self.state is _AT_RISK else None
-        if policy.max_duration_s is None or self.acquired_at is None:
-            return patience
-        allowed = self.acquired_at + policy.max_duration_s
-        return allowed if patience is None else min(allowed, patience)
-
-    def _patience_ends_at(self) -> float:
-        """A broker that lets a whole further lock pass without renewing it no longer keeps it for us."""
-        overdue_at = self.expires_at if self._at_risk_since is None else self._at_risk_since
-        return overdue_at + self.duration_s
-
-    def _give_up(self, now: float) -> list[Effect]:
-        policy = self.spec.policy
-        if self.state is _ACQUIRING:
-            detail = self._with_last_error(f"could not be acquired within {policy.acquire_timeout_s:g} s")
-            return self._lose(LossReason.REFUSED, detail, now, 0.0)
-        if policy.max_duration_s is not None and (self.acquired_at or 0.0) + policy.max_duration_s <= now:
-            detail = f"held for its maximum of {policy.max_duration_s:g} s"
-            return self._lose(LossReason.MAX_DURATION, detail, now, 0.0)
-        detail = self._with_last_error("could not be renewed for a whole lock after expiry")
-        return self._lose(LossReason.EXPIRED, detail, now, 0.0)
-
-    def _with_last_error(self, detail: str) -> str:
-        return f"{detail}: {self.last_error}" if self.last_error else detail
-
-    def _end(self, now: float) -> None:
-        self.owner_until = None
-        self.is_parked = self.is_settling = False
-        self.next_attempt_at = None
-        self._attempt_until = None
-        self.forget_at = now + self.spec.policy.retention_s
-
-    # --- attempts ----------------------------------------------------------------------------------------------
-
     def _start_attempt(self, now: float) -> list[Effect]:
         policy = self.spec.policy
         due_at = self.next_attempt_at if self.next_attempt_at is not None else now
         self.next_attempt_at = None
-        if self.state is _ACQUIRING:
+        if self.state is ACQUIRING:
             attempt, abandon_at = self._open_attempt(), now + policy.acquire_attempt_s
             self._attempt_until = abandon_at + _ACQUIRE_GRACE_S
             return [StartAcquire(self.spec, self.epoch + 1, attempt, due_at, abandon_at)]
@@ -542,71 +386,9 @@ class Lease:
         """The current attempt had its time. A renewal is still listened to; the next one starts without a pause."""
         self._attempt_until = None
         self.last_error = "no answer in time"
-        if self.state is _ACQUIRING:
+        if self.state is ACQUIRING:
             effects = self._cancel_attempts()
             return [*effects, *self._acquire_failed(Transient("timeout", self.last_error), now, fraction)]
         self.failures += 1
         self.next_attempt_at = now
         return [self._tell(LeaseNews.RENEW_FAILED, now, failure="overdue", detail=self.last_error)]
-
-    def _open_attempt(self) -> int:
-        self._attempt += 1
-        self._outstanding += (self._attempt,)
-        return self._attempt
-
-    def _close_attempt(self, attempt: int) -> bool:
-        """It has ended. True if it is the current one and was not yet overdue."""
-        self._outstanding = () if self._outstanding == (attempt,) else without(self._outstanding, attempt)
-        is_current = attempt == self._attempt and self._attempt_until is not None
-        if is_current:
-            self._attempt_until = None
-        return is_current
-
-    def _cancel_attempts(self) -> list[Effect]:
-        """Nothing is waited for any longer, and nothing planned."""
-        self.next_attempt_at = self._attempt_until = None
-        outstanding, self._outstanding = self._outstanding, ()
-        return self._cancelled(outstanding)
-
-    def _cancelled(self, attempts: Outstanding) -> list[Effect]:
-        return [CancelAttempt(self.spec.id, attempt) for attempt in attempts]
-
-    def _concerns(self, epoch: int) -> bool:
-        """Whether an outcome belongs to the present: this epoch while held, the next one while acquiring."""
-        if self.state is _ACQUIRING:
-            return epoch == self.epoch + 1
-        return epoch == self.epoch and not is_over(self.state)
-
-    def _move(self, signal: LeaseSignal) -> None:
-        self.state = LEASE_TRANSITIONS[self.state][signal]
-
-    def _tell(
-        self,
-        news: LeaseNews,
-        now: float,
-        *,
-        reason: LossReason | None = None,
-        failure: str | None = None,
-        detail: str | None = None,
-        margin_s: float | None = None,
-        final: bool = False,
-        lock_s: float | None = None,
-    ) -> TellLease:
-        return TellLease(
-            news,
-            self.spec,
-            self.epoch,
-            now,
-            reason,
-            failure,
-            detail,
-            margin_s,
-            final,
-            session_id=self.spec.session_id if self.session_id is None else self.session_id,
-            failures=self.failures,
-            lock_s=lock_s,
-        )
-
-
-_FINAL_REASONS = frozenset({LossReason.MAX_DURATION, LossReason.OWNER_GONE})
-"""Losses that we brought about ourselves: acquiring again would undo the decision."""

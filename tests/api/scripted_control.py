@@ -11,9 +11,10 @@ from typing import Any, Literal
 import anyio
 
 from renewer.api.control import EventDocument, FollowRequest, GatewayReading, HoldRequest, StatusReading, TargetReading
-from renewer.core.leases import Lease, Loss
+from renewer.core.leases import Lease
 from renewer.core.model import LeaseId, LeaseSpec, OperationId, OperationSpec, Result
 from renewer.core.operations import Operation
+from renewer.core.past import Loss
 from renewer.core.states import LeaseState, LossReason, MessageFate, OperationState, OwnerKind, is_over
 from renewer.errors import AdmissionError, ConflictError, LeaseLostError, RenewerError, UnknownHandleError, UsageError
 from renewer.messages import InFlight, ReceivedMessage
