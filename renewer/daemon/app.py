@@ -11,21 +11,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 import prometheus_client
 import structlog
 
 import renewer
-from renewer.api import load_api, serve_api
-from renewer.asgi import listen_tcp, listen_unix, serve
-from renewer.config import UnixListen, resolve_secret
-from renewer.daemon.admin import build_admin
+from renewer.api import load_api
 from renewer.daemon.build import (
     accounts_of,
     build_namespaces,
@@ -39,13 +33,13 @@ from renewer.daemon.callbacks import Callbacks
 from renewer.daemon.clock import SystemClock
 from renewer.daemon.configured import ConfiguredSessions
 from renewer.daemon.control import DaemonControl, Limits, Outlook
+from renewer.daemon.doors import Doors, api_key
 from renewer.daemon.eventstream import EventStream
 from renewer.daemon.garbage import kept_for_good
 from renewer.daemon.gateways import Gateways
 from renewer.daemon.health import Health, Lag
 from renewer.daemon.lanes import LaneLimits
 from renewer.daemon.owners import ProcessOwners
-from renewer.daemon.page import NEWSWORTHY, Page
 from renewer.daemon.pools import SessionPools
 from renewer.daemon.registrar import Forgetting, Registrar
 from renewer.daemon.reload import Reloader, ReloadPlan, with_namespaces_named
@@ -54,15 +48,12 @@ from renewer.daemon.supervisor import Supervisor
 from renewer.daemon.systemd import Notifier
 from renewer.daemon.waiting import Waiting
 from renewer.daemon.watchdog import Watchdog, status_line
-from renewer.errors import UsageError
 from renewer.observe import AttemptMetrics, LogHook, Metrics, MetricsHook, set_up_logging
 from renewer.registry import SqliteRegistry
 from renewer.targets.http import load_aiohttp
 from renewer.targets.spool import Spool
 
 if TYPE_CHECKING:
-    import socket
-
     from anyio.abc import TaskGroup, TaskStatus
 
     from renewer.config import Settings
@@ -197,7 +188,15 @@ class Daemon:
         self.metrics.watch_daemon(self._health.readings)
         if log_sink is not None:
             self.metrics.watch_log(log_sink)
-        self._key = _api_key(settings)
+        self._doors = Doors(
+            settings,
+            self.control,
+            self.metrics,
+            self._stream,
+            self._gateways,
+            why_not_ready=self._why_not_ready,
+            has_api=self._has_api,
+        )
 
     def stop(self) -> None:
         """Ask `run` to stop, in good order."""
@@ -220,7 +219,7 @@ class Daemon:
             if opened.set_aside is not None:
                 _log.error("registry damaged", detail=opened.set_aside)
             self._stream.begin(opened.generation)
-            api_listener, admin_listener = self._listen()
+            self._doors.bind()
             try:
                 async with anyio.create_task_group() as parts:
                     await self._start(parts)
@@ -230,19 +229,20 @@ class Daemon:
                     del opened
                     self._go_on(past)
                     self._knows_the_past.set()
-                    async with anyio.create_task_group() as doors:
-                        await self._open(doors, api_listener, admin_listener)
+                    async with anyio.create_task_group() as open_doors:
+                        open_doors.start_soon(self._watchdog().run)
+                        await self._doors.open(open_doors)
                         self._become_ready()
                         task_status.started()
-                        doors.start_soon(self._load_the_rest)
+                        open_doors.start_soon(self._load_the_rest)
                         await self._stop.wait()
                         await self._wind_down()
-                        doors.cancel_scope.cancel()
+                        open_doors.cancel_scope.cancel()
                     parts.cancel_scope.cancel()
                 if self._broken is not None:
                     raise self._broken
             finally:
-                self._close(api_listener, admin_listener)
+                self._doors.close()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._registry.close()
@@ -302,7 +302,7 @@ class Daemon:
         self._not_ready = None
         # "asyncio" or "uvloop"
         event_loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, **self._addresses())
+        _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, **self._doors.addresses())
         self._notifier.ready(status_line(self.control.status()))
 
     async def _load_the_rest(self) -> None:
@@ -310,9 +310,9 @@ class Daemon:
         try:
             with kept_for_good():
                 if self._operation_targets:
-                    # In a thread, because the first request would hold the event loop for that long. Nobody else needs
-                    # it but for callbacks, and it takes 5 MiB.
-                    await anyio.to_thread.run_sync(load_aiohttp)
+                    # Nobody else needs it but for callbacks, and it takes 5 MiB. Not in a thread: beside a busy event
+                    # loop that took 20 s, and a request that came meanwhile had the whole loop wait.
+                    load_aiohttp()
                 # Only now: a poll that is due must not wait for both.
                 await load_api()
         except Exception as error:
@@ -339,43 +339,6 @@ class Daemon:
             await self._callbacks.caught_up()
         self._stream.close()
 
-    def _listen(self) -> tuple[socket.socket, socket.socket | None]:
-        with _at("api.listen"):
-            listener = self._listen_api()
-        metrics = self._settings.metrics.listen
-        admin = None
-        try:
-            with _at("metrics.listen"):
-                admin = None if metrics is None else listen_tcp(metrics.host, metrics.port)
-            with _at("gateway.listen"):
-                self._gateways.bind()
-        except BaseException:
-            self._close(listener, admin)
-            raise
-        return listener, admin
-
-    def _listen_api(self) -> socket.socket:
-        api = self._settings.api
-        if isinstance(api.listen, UnixListen):
-            return listen_unix(api.listen.path, mode=api.socket_mode, group=api.socket_group)
-        return listen_tcp(api.listen.host, api.listen.port)
-
-    async def _open(self, doors: TaskGroup, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
-        doors.start_soon(self._watchdog().run)
-        api = partial(serve_api, key=lambda: self._key, loaded=self._has_api)
-        await doors.start(api, self.control, api_listener)
-        await self._gateways.open(doors)
-        if admin_listener is not None:
-            admin = build_admin(self.metrics, not_ready=self._why_not_ready, page=self._page())
-            await doors.start(serve, admin, admin_listener)
-
-    def _page(self) -> Page | None:
-        metrics = self._settings.metrics
-        if metrics.listen is None or not metrics.shows_page():
-            return None
-        latest = partial(self._stream.latest, types=NEWSWORTHY)
-        return Page(self.control, latest, is_local=metrics.listen.is_loopback)
-
     def _watchdog(self) -> Watchdog:
         return Watchdog(
             self._notifier,
@@ -390,9 +353,9 @@ class Daemon:
     async def _apply(self, plan: ReloadPlan) -> None:
         """Carry out a reload: everything that can fail first."""
         settings = plan.settings
-        key, options = _api_key(settings), callback_options(settings, os.environ)
+        key, options = api_key(settings), callback_options(settings, os.environ)
         self._callbacks.use(options)
-        self._key = key
+        self._doors.key = key
         self._settings = settings
         self._registrar.namespaces = namespaces_of(settings, self._namespaces)
         self._registrar.accounts = accounts_of(settings, self._operation_targets)
@@ -424,30 +387,3 @@ class Daemon:
         if self.control.state != "ready":
             return self.control.state
         return self.supervisor.keeper.trouble
-
-    def _addresses(self) -> dict[str, str]:
-        metrics = self._settings.metrics.listen
-        return {"api": str(self._settings.api.listen), "metrics": "off" if metrics is None else metrics.authority}
-
-    def _close(self, api_listener: socket.socket, admin_listener: socket.socket | None) -> None:
-        api_listener.close()
-        if admin_listener is not None:
-            admin_listener.close()
-        self._gateways.unbind()
-        where = self._settings.api.listen
-        if isinstance(where, UnixListen):
-            where.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _at(setting: str) -> Generator[None, None, None]:
-    """Names the setting to change where an address cannot be listened on."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"[{setting.partition('.')[0]}] {setting.partition('.')[2]}: {error}") from error.__cause__
-
-
-def _api_key(settings: Settings) -> str | None:
-    source = settings.api.key_source()
-    return None if source is None else resolve_secret(source, os.environ).get_secret_value()

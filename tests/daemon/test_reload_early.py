@@ -47,13 +47,14 @@ class running:  # noqa: N801
         await self._tasks.__aexit__(None, None, None)
 
 
-def settings(folder: Path) -> Settings:
+def settings(folder: Path, *, more: str = "") -> Settings:
     file = folder / "config.toml"
     file.write_text(
         f"""
         daemon.state_dir = "{folder}/state"
         api.listen = "unix:{folder}/renewer.sock"
         metrics.listen = "off"
+        {more}
         [servicebus.main]
         connection_string = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=k;SharedAccessKey=a2V5;UseDevelopmentEmulator=true"
         [[session]]
