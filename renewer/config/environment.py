@@ -1,8 +1,9 @@
 """Settings from environment variables: ``RENEWER_SECTION__KEY``, ``RENEWER_SERVICEBUS__MAIN__CONNECTION_STRING``.
 
 Ours is every variable that names one of our sections, with ``__`` behind it or alone (then JSON). With ``__`` and
-another name it is a slip, and a mistake. Others that begin with ``RENEWER_`` are somebody else's: a worker's
-RENEWER_API_KEY, a key for `key_env`, what Kubernetes and Docker tell of a service named renewer.
+another name it is a slip, and a mistake; so is a setting's name with ``_`` where ``__`` belongs. Others that begin with
+``RENEWER_`` are somebody else's: a worker's RENEWER_API_KEY, a key for `key_env`, what Kubernetes and Docker tell of a
+service named renewer.
 """
 
 from __future__ import annotations
@@ -73,13 +74,20 @@ def stray_variables(layers: Layers, environ: Mapping[str, str]) -> list[ConfigPr
     for variable in sorted(environ):
         name = variable[len(PREFIX) :]
         path = name.lower().lstrip("_").split(_DELIMITER)
-        written_so = variable.upper().startswith(PREFIX) and (name.startswith("_") or len(path) > 1)
-        if not written_so or name.lower().partition(_DELIMITER)[0] in Settings.model_fields:
+        if not variable.upper().startswith(PREFIX) or name.lower().partition(_DELIMITER)[0] in Settings.model_fields:
+            continue
+        if not (name.startswith("_") or len(path) > 1 or _run_together(name.lower())):
             continue
         if variable not in named and not _is_of_a_service(name, environ[variable]):
             remedy = escaped(f"no such setting; {_nearest(path)}")
             problems.append(ConfigProblem(_WHERE, escaped(variable), None, remedy))
     return problems
+
+
+def _run_together(name: str) -> bool:
+    """Whether it is a setting with ``_`` for ``__``. Not those for keys: whose they are, nobody knows."""
+    singles = ((place, key) for place, key in all_keys() if not place.startswith("[[") and not key.startswith("key"))
+    return any(f"{place.strip('[]')}_{key}" == name for place, key in singles)
 
 
 def _named(node: object, depth: int = _DEPTH) -> Iterator[str]:
@@ -115,7 +123,7 @@ def _nearest(path: list[str]) -> str:
     meant = [
         _variable(*place.strip("[]").split("."), name)
         for place, name in all_keys()
-        if name in names and not place.startswith("[[")
+        if not place.startswith("[[") and (name in names or f"{place.strip('[]')}_{name}" == key)
     ]
     if meant:
         return f"did you mean {' or '.join(meant)}?"

@@ -184,6 +184,8 @@ def test_deep_nesting_that_is_valid_is_an_unknown_key_like_any_other(config: Con
         ("RENEWER_ENV__", "x", "RENEWER_ENV__", "no such setting"),
         ("RENEWER_FOO__BAR", "x", "RENEWER_FOO__BAR", "known sections are daemon, registry, "),
         ("RENEWER_LOG__LEVEL", "x", "RENEWER_LOG__LEVEL", "did you mean RENEWER_DAEMON__LOG_LEVEL?"),
+        ("RENEWER_DAEMON_LOG_LEVEL", "x", "RENEWER_DAEMON_LOG_LEVEL", "did you mean RENEWER_DAEMON__LOG_LEVEL?"),
+        ("renewer_api_listen", "x", "renewer_api_listen", "did you mean RENEWER_API__LISTEN?"),
         ("RENEWER__LOG_LEVEL", "x", "RENEWER__LOG_LEVEL", "did you mean RENEWER_DAEMON__LOG_LEVEL?"),
         ("RENEWER__DAEMON__LOG_LEVEL", "x", "RENEWER__DAEMON__LOG_LEVEL", "did you mean RENEWER_DAEMON__LOG_LEVEL?"),
         ("RENEWER_HTTP__PORT", "80", "RENEWER_HTTP__PORT", "no such setting"),

@@ -82,6 +82,9 @@ def test_other_peoples_variables_are_left_alone(config: ConfigFile) -> None:
     environ = {
         "RENEWER_HOME": "/x",
         "RENEWER_API_KEY": "k",
+        "RENEWER_API_KEY_FILE": "/k",
+        "RENEWER_CALLBACK_KEY": "k",
+        "RENEWER_SESSION_ENTITY": "orders",
         "RENEWER_PORT_80_TCP__X": "1",
         "PATH": "/bin",
         "RENEWER_": "",
