@@ -138,7 +138,7 @@ class SessionPools:
     def take(self, wanted: LeaseSpec) -> LeaseSpec:
         """Hand a lease of the pool to whoever wants one like this: the one held for longest, else one on its way.
 
-        Returns it as it is kept from now on. AdmissionError when all are taken.
+        Returns it as it is kept from now on. AdmissionError when none can be had.
         """
         pool = self._pool_for(wanted)
         if pool is None:
@@ -146,11 +146,7 @@ class SessionPools:
         self._fill(pool)
         free = self._free(pool) if wanted.session_id is None else self._named(pool, wanted)
         if not free:
-            raise AdmissionError(
-                f"all {pool.size} sessions of the pool for {pool.name} are taken; ask again when a worker is done, or "
-                "raise sessions in its [[session]]",
-                retry_after_s=_RETRY_S,
-            )
+            raise AdmissionError(self._why_none(pool), retry_after_s=_RETRY_S)
         lease = min(free, key=_preference)
         terms = pool.terms()
         asked = {**terms.context.get("asked", {}), **wanted.context.get("asked", {})}
@@ -209,6 +205,18 @@ class SessionPools:
         """The very session, if it is free here: nobody could have it from the broker while the pool does."""
         held = (lease for lease in self._free(pool) if lease.state is LeaseState.HELD)
         return [lease for lease in held if lease.session_id == wanted.session_id]
+
+    def _why_none(self, pool: Pool) -> str:
+        taken = sum(not _is_free(lease) for lease in self._living(pool))
+        if taken < pool.size:
+            return (
+                f"{taken} of the {pool.size} sessions of the pool for {pool.name} are taken, and whether the others "
+                "are still held is not known; ask again in a moment"
+            )
+        return (
+            f"all {pool.size} sessions of the pool for {pool.name} are taken; ask again when a worker is done, or "
+            "raise sessions in its [[session]]"
+        )
 
     def _living(self, pool: Pool) -> list[Lease]:
         """What lives of the pool; what does not is let go of."""
