@@ -9,7 +9,6 @@ what is more than a grant then gets its task.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -19,21 +18,12 @@ import anyio
 import structlog
 
 from renewer.core.effects import Attempt, StartAcquire, StartFetch, StartPoll, StartRelease, StartRenew, StartSubmit
-from renewer.core.events import (
-    Event,
-    LeaseAttemptFailed,
-    LeaseGranted,
-    LeaseSettled,
-    OperationAnswered,
-    OperationAttemptFailed,
-    ResultFetched,
-)
-from renewer.core.model import Failure, LeaseId, OperationId, PollAnswer, Succeeded, Terminal, Transient
-from renewer.core.states import LossReason, MessageFate
+from renewer.core.events import Event, LeaseGranted
+from renewer.core.model import LeaseId, OperationId
+from renewer.daemon.asking import KINDS, NO_ANSWER, Asking, failed
 from renewer.daemon.lanes import Lane, LaneLimits
 from renewer.daemon.pending import PendingAttempt
 from renewer.daemon.workers import Workers
-from renewer.errors import LeaseLostError, MessageSettledError, TransientError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -41,9 +31,6 @@ if TYPE_CHECKING:
     from renewer.core.model import LeaseSpec
     from renewer.daemon.keeping import Keeper
     from renewer.ports import Clock, LeaseTarget, OperationTarget, PendingRenewal
-
-_RELEASE_TIMEOUT_S = 5.0
-"""How long a release may take; the lock ends by itself if the broker does not answer."""
 
 _LOOK_AFTER_S = 1.0
 """How often it is looked whether a renewal without a task has had its time."""
@@ -84,11 +71,10 @@ class AttemptRunner:
         observer: AttemptObserver | None,
     ) -> None:
         self._lease_targets = lease_targets
-        self._operation_targets = operation_targets
         self._clock = clock
         self._post = post
         self._post_all = post_all
-        self._keeper = keeper
+        self._asking = Asking(lease_targets, operation_targets, keeper)
         self._limits = limits
         self._observer = observer
         self._tasks: TaskGroup | None = None
@@ -162,7 +148,7 @@ class AttemptRunner:
                 # What one of them leads to may be the end of another.
                 if not isinstance(effect, StartRelease) and effect.abandon_at <= now and key in self._pending:
                     self.cancel(*key)
-                    self._post(_failed(effect, _NO_ANSWER))
+                    self._post(failed(effect, NO_ANSWER))
         for lane in self._lanes.values():
             self._fill(lane)
         return min((at for lane in self._lanes.values() if (at := lane.relief_at) is not None), default=None)
@@ -344,10 +330,10 @@ class AttemptRunner:
         if started_at is None:
             started_at = self._clock.now()
             if self._observer is not None:
-                self._observer.attempts_started(_KINDS[type(effect)], [started_at - effect.due_at])
+                self._observer.attempts_started(KINDS[type(effect)], [started_at - effect.due_at])
         outcome: Event | None = None
         with scope:
-            outcome = await self._outcome(effect, renewed)
+            outcome = await self._asking.outcome(effect, renewed)
         wanted = self._scopes.pop(key, None) is not None
         if not wanted:
             if isinstance(outcome, LeaseGranted):
@@ -355,65 +341,10 @@ class AttemptRunner:
                 self._post(outcome)
             return
         if outcome is None:
-            outcome = _failed(effect, _NO_ANSWER)
+            outcome = failed(effect, NO_ANSWER)
         elif self._observer is not None and isinstance(effect, StartRenew):
             self._observer.renewals_answered([self._clock.now() - started_at])
         self._post(outcome)
-
-    async def _outcome(self, effect: Attempt, renewed: PendingRenewal | None) -> Event:
-        try:
-            return await self._ask(effect, renewed)
-        except TransientError as error:
-            return _failed(effect, Transient(error.kind, str(error), error.retry_after_s))
-        except LeaseLostError as error:
-            return _failed(effect, Terminal(LossReason(error.reason), str(error)))
-        except Exception as error:
-            # A bug of ours must cost one attempt, not the daemon and every other lock with it.
-            _log.exception("attempt raised an unexpected error", kind=_KINDS[type(effect)], id=effect.spec.id)
-            return _failed(effect, Transient("garbage", f"unexpected {type(error).__name__}"))
-
-    async def _ask(self, effect: Attempt, renewed: PendingRenewal | None) -> Event:
-        match effect:
-            case StartRenew(spec, epoch) | StartAcquire(spec, epoch):
-                try:
-                    if renewed is not None:
-                        grant = await renewed.finish()
-                    elif isinstance(effect, StartRenew):
-                        grant = await self._lease_target(spec.target).renew(spec, epoch)
-                    else:
-                        grant = await self._lease_target(spec.target).acquire(spec, epoch)
-                except MessageSettledError as error:
-                    return LeaseSettled(spec.id, epoch, MessageFate(error.fate))
-                return LeaseGranted(spec.id, epoch, effect.attempt, grant)
-            case StartSubmit(spec, attempt):
-                target = self._operation_target(spec.account)
-                await self._keeper.note_submitting(spec.id)
-                return self._answered(spec.id, attempt, await target.submit(spec))
-            case StartPoll(spec, ticket, attempt):
-                target = self._operation_target(spec.account)
-                await self._keeper.cover_poll()
-                return self._answered(spec.id, attempt, await target.poll(spec, ticket))
-            case StartFetch(spec, ticket, attempt):
-                result = await self._operation_target(spec.account).fetch(spec, ticket)
-                return ResultFetched(spec.id, attempt, self._keeper.keep_result(spec.id, result))
-
-    def _answered(self, operation_id: OperationId, attempt: int, answer: PollAnswer) -> Event:
-        if isinstance(answer, Succeeded) and answer.result is not None:
-            answer = replace(answer, result=self._keeper.keep_result(operation_id, answer.result))
-        return OperationAnswered(operation_id, attempt, answer)
-
-    def _lease_target(self, name: str) -> LeaseTarget:
-        target = self._lease_targets.get(name)
-        if target is None:
-            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="network")
-        return target
-
-    def _operation_target(self, name: str) -> OperationTarget:
-        target = self._operation_targets.get(name)
-        if target is None:
-            # Unreachable, so that a first request, which was not sent, may be sent when the account is back.
-            raise TransientError(f"[{name}] is not in the configuration any longer; put it back", kind="unreachable")
-        return target
 
     def _lane_for(self, kind: type[_ForLease], target: str) -> Lane:
         lane = self._lanes.get((kind, target))
@@ -424,39 +355,13 @@ class AttemptRunner:
         return lane
 
     async def _release(self, effect: StartRelease) -> None:
-        spec = effect.spec
         try:
-            with anyio.move_on_after(_RELEASE_TIMEOUT_S):
-                await self._lease_target(spec.target).release(spec, effect.epoch)
-        except (TransientError, LeaseLostError) as error:
-            _log.warning("lease release not confirmed", lease=spec.id, detail=str(error))
-        except Exception:
-            _log.exception("release raised an unexpected error", lease=spec.id)
+            await self._asking.release(effect)
         finally:
-            event = self._releases.pop(spec.id, None)
+            event = self._releases.pop(effect.spec.id, None)
             if event is not None:
                 event.set()
 
-
-def _failed(effect: Attempt, failure: Failure) -> Event:
-    match effect:
-        case StartAcquire() | StartRenew():
-            return LeaseAttemptFailed(effect.spec.id, effect.epoch, effect.attempt, failure)
-        case _:
-            if isinstance(failure, Terminal):
-                failure = Transient("garbage", failure.detail)
-            return OperationAttemptFailed(effect.spec.id, effect.attempt, failure)
-
-
-_NO_ANSWER = Transient("timeout", "no answer in time")
-
-_KINDS: dict[type, str] = {
-    StartRenew: "renew",
-    StartAcquire: "acquire",
-    StartSubmit: "submit",
-    StartPoll: "poll",
-    StartFetch: "fetch",
-}
 
 _target_of = attrgetter("spec.target")
 _places_of = attrgetter("places")
