@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -208,7 +209,7 @@ def _lease_news() -> Iterator[TellLease]:
         "reason": LossReason.EXPIRED, "failure": "busy", "detail": "d", "margin_s": 1.0, "lock_s": 9.0, "final": True,
     }  # fmt: skip
     spec = LeaseSpec(LeaseId("l"), "servicebus.main", "orders")
-    for news, keywords in _tellings("leases.py", LeaseNews):
+    for news, keywords in _tellings(LeaseNews):
         known = {name: values[name] for name in keywords if name in values}
         for failures in (1, 2, 3, 4) if "failure" in keywords else (0,):
             yield TellLease(news, spec, 1, 0.0, session_id="s", failures=failures, **known)
@@ -217,7 +218,7 @@ def _lease_news() -> Iterator[TellLease]:
 def _operation_news() -> Iterator[TellOperation]:
     values: dict[str, Any] = {"failure": "busy", "detail": "d", "retry_after_s": 1.0}
     spec = OperationSpec(OperationId("o"), "fabric.main", {})
-    for news, keywords in _tellings("operations.py", OperationNews):
+    for news, keywords in _tellings(OperationNews):
         known = {name: values[name] for name in keywords if name in values}
         changed = news is OperationNews.STATE_CHANGED
         for state in OperationState if changed else (OperationState.RUNNING,):
@@ -227,11 +228,11 @@ def _operation_news() -> Iterator[TellOperation]:
             yield TellOperation(news, spec, OperationState.RUNNING, 0.0)
 
 
-def _tellings(module: str, news: type[LeaseNews] | type[OperationNews]) -> Iterator[tuple[Any, set[str]]]:
+def _tellings(news: type[LeaseNews] | type[OperationNews]) -> Iterator[tuple[Any, set[str]]]:
     """Each piece of news with what is told beside it, wherever the core tells it."""
-    tree = ast.parse((PACKAGE / "core" / module).read_text(encoding="utf-8"))
+    trees = (ast.parse(module.read_text(encoding="utf-8")) for module in sorted((PACKAGE / "core").glob("*.py")))
     seen = set()
-    for call in ast.walk(tree):
+    for call in chain.from_iterable(map(ast.walk, trees)):
         match call:
             case ast.Call(func=ast.Attribute(attr="_tell"), args=[what, *_], keywords=keywords):
                 names = {str(keyword.arg) for keyword in keywords}

@@ -302,7 +302,8 @@ class Daemon:
         self._not_ready = None
         # "asyncio" or "uvloop"
         event_loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, **self._doors.addresses())
+        api, metrics = self._doors.addresses()
+        _log.info("daemon ready", version=renewer.__version__, event_loop=event_loop, api=api, metrics=metrics)
         self._notifier.ready(status_line(self.control.status()))
 
     async def _load_the_rest(self) -> None:

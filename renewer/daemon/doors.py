@@ -97,10 +97,10 @@ class Doors:
             if isinstance(self._api.listen, UnixListen):
                 self._api.listen.path.unlink(missing_ok=True)
 
-    def addresses(self) -> dict[str, str]:
-        """Where they are, for people."""
+    def addresses(self) -> tuple[str, str]:
+        """Where the API and the metrics are, for people."""
         metrics = self._metrics_at.listen
-        return {"api": str(self._api.listen), "metrics": "off" if metrics is None else metrics.authority}
+        return str(self._api.listen), "off" if metrics is None else metrics.authority
 
     def _bind_api(self) -> socket.socket:
         where = self._api.listen
