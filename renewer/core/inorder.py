@@ -50,8 +50,9 @@ class InOrder(Generic[K]):
             return
         del self._pairs[: self._first]
         self._first = 0
-        self._pairs += pairs
+        late.sort()  # A heap is in no order where times are the same; and these came first.
         self._pairs += late
+        self._pairs += pairs
         late.clear()
         self._pairs.sort(key=_time_of)
 

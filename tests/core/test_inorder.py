@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from itertools import count
+
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from renewer.core.inorder import InOrder
@@ -34,6 +36,25 @@ def test_what_comes_out_is_what_a_list_that_is_always_sorted_gives(steps) -> Non
         assert (None if queue.first is None else queue.first[0]) == (model[0][0] if model else None)
     queue.clear()
     assert (len(queue), queue.first) == (0, None)
+
+
+@given(st.lists(st.one_of(adds, takes, until), max_size=30))
+@example([("add", [(1.0, 0)] * 5), ("add", [(1.0, 0)]), ("add", [(1.0, 0)] * 10), ("take", 16)])
+def test_those_with_one_time_that_are_numbered_come_as_they_were_put_in(steps) -> None:
+    queue: InOrder[int] = InOrder()
+    model: list[tuple[float, int]] = []
+    numbers = count()
+    for what, value in steps:
+        if what == "add":
+            numbered = [(time, next(numbers)) for time, _ in value]
+            queue.add(list(numbered))
+            model = sorted(model + numbered)
+        elif what == "take":
+            assert queue.take(value) == model[:value]
+            model = model[value:]
+        else:
+            assert queue.take_until(value) == [pair for pair in model if pair[0] <= value]
+            model = [pair for pair in model if pair[0] > value]
 
 
 def test_one_that_comes_late_among_many_costs_no_new_order_of_all() -> None:
