@@ -105,14 +105,32 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on {host}:{port}: {_reason(error)}; choose another address or port") from error
 
 
-def listen_unix(path: Path, *, mode: int, group: str | None = None) -> socket.socket:
+class UnixListener(socket.socket):
+    """A listening Unix socket that knows its file."""
+
+    _file: tuple[Path, tuple[int, int, int]] | None = None
+
+    def note_file(self, path: Path) -> None:
+        """It was bound to this one."""
+        self._file = path, _identity(path)
+
+    def remove_file(self) -> None:
+        """Remove the file, once this is closed; but not one that somebody else has put in its place."""
+        if self._file is not None:
+            path, identity = self._file
+            with contextlib.suppress(OSError):  # What is left is replaced by the next who listens there.
+                if _identity(path) == identity:
+                    path.unlink()
+
+
+def listen_unix(path: Path, *, mode: int, group: str | None = None) -> UnixListener:
     """A listening Unix socket with these permissions, and of this group (a name or a number) where one is given.
 
     A socket that nobody listens on any longer is replaced; one that is in use, or anything else, is left alone and
     raises `UsageError`.
     """
     _clear_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Nobody may connect between bind and chmod: the socket is born closed to all but the owner.
@@ -122,6 +140,7 @@ def listen_unix(path: Path, *, mode: int, group: str | None = None) -> socket.so
         finally:
             os.umask(before)
         try:
+            listener.note_file(path)
             if group is not None:
                 _give_to(path, group)
             path.chmod(mode)
@@ -141,6 +160,12 @@ def listen_unix(path: Path, *, mode: int, group: str | None = None) -> socket.so
 def _reason(error: OSError) -> str:
     # Less what the standard library appends, where the address, which we name ourselves, is told again.
     return (error.strerror or str(error)).partition(" (while ")[0].lower()
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    # The time as well, because the number of a file that is gone is given to the next one.
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _give_to(path: Path, group: str) -> None:
@@ -170,12 +195,19 @@ def _clear_stale(path: Path) -> None:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            _remove_stale(path)
         except OSError as error:
             raise UsageError(f"cannot listen on {path}: {_reason(error)}") from error
         else:
             in_use = OSError(errno.EADDRINUSE, "another daemon is listening there")
             raise UsageError(f"cannot listen on {path}: {in_use.strerror}") from in_use
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot replace {path}, where nobody listens any longer: {_reason(error)}") from error
 
 
 class _Server(uvicorn.Server):

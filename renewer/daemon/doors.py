@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from renewer.api import serve_api
-from renewer.asgi import listen_tcp, listen_unix, serve
+from renewer.asgi import UnixListener, listen_tcp, listen_unix, serve
 from renewer.config import UnixListen, resolve_secret
 from renewer.daemon.admin import build_admin
 from renewer.daemon.page import NEWSWORTHY, Page
@@ -94,8 +94,8 @@ class Doors:
         self._gateways.unbind()
         if api is not None:
             api.close()
-            if isinstance(self._api.listen, UnixListen):
-                self._api.listen.path.unlink(missing_ok=True)
+            if isinstance(api, UnixListener):
+                api.remove_file()
 
     def addresses(self) -> tuple[str, str]:
         """Where the API and the metrics are, for people."""

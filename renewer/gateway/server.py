@@ -13,7 +13,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
-from renewer.asgi import listen_tcp, listen_unix
+from renewer.asgi import UnixListener, listen_tcp, listen_unix
 from renewer.gateway.hangups import Hangups
 from renewer.gateway.options import TcpAddress, UnixAddress
 from renewer.gateway.pair import Pair
@@ -146,10 +146,10 @@ class GatewayServer:
         """Give the address back."""
         if self._listener is None:
             return
-        self._listener.close()
-        self._listener = None
-        if isinstance(self._options.listen, UnixAddress):
-            Path(self._options.listen.path).unlink(missing_ok=True)
+        listener, self._listener = self._listener, None
+        listener.close()
+        if isinstance(listener, UnixListener):
+            listener.remove_file()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, then take leave of all workers. Raises `UsageError` as `bind` does."""

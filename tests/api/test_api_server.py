@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 from functools import partial
@@ -301,6 +302,30 @@ async def test_a_group_that_cannot_be_given_leaves_no_socket_behind(tmp_path, mo
     with pytest.raises(UsageError, match=says):
         listen_unix(path, mode=0o660, group="staff")
     assert not path.exists()
+
+
+async def test_a_file_that_somebody_else_has_put_in_the_place_of_ours_is_left(tmp_path):
+    path = tmp_path / "s.sock"
+    ours = listen_unix(path, mode=0o660)
+    os.utime(path, (1.0, 1.0))  # The number of a file that is gone may be the next one's, but not the time.
+    ours.note_file(path)
+    ours.close()
+    with listen_unix(path, mode=0o660) as theirs, socket.socket(socket.AF_UNIX) as caller:
+        ours.remove_file()
+        caller.connect(str(path))
+    theirs.remove_file()
+    assert not path.exists()
+
+
+async def test_a_file_that_nobody_listens_on_and_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "s.sock"
+    listen_unix(path, mode=0o660).close()
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(UsageError, match=r"cannot replace .*s\.sock.*permission denied"):
+        listen_unix(path, mode=0o660)
 
 
 async def test_a_tcp_peer_that_vanishes_is_asked_after(control, monkeypatch):
