@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from renewer.amqp import AmqpTransport, Connection, ConnectionState, Event, SaslAnonymous, SaslServer
-from tests.daemon.virtualtime import virtual
 from tests.targets.scripted_broker import MemoryStream
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.daemon.virtualtime import VirtualClock, VirtualLoop
+from tests.virtualtime import VirtualClock, virtual
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual("asyncio")
 
 
 @pytest.fixture

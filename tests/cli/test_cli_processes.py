@@ -71,7 +71,7 @@ def running(*arguments: str, cwd: Path) -> Iterator[Running]:
 
 @contextmanager
 def emulator(cwd: Path) -> Iterator[tuple[str, str]]:
-    arguments = ["emulator", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--lock-duration", "2s"]
+    arguments = ["emulator", "--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--lock-duration", "5s"]
     with running(*arguments, "--queue", "orders:session", "--queue", "plain", cwd=cwd) as process:
         ready = process.event("emulator ready")
         yield str(ready["amqp"]), str(ready["http"])
@@ -243,7 +243,7 @@ def test_a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_replaces(tmp
 
 
 def test_the_demo_ends_as_scripted() -> None:
-    answer = renewer("demo", "--for", "8s", "--json")
+    answer = renewer("demo", "--for", "10s", "--json")
     assert answer.returncode == 0, answer.stderr
     summary = json.loads(answer.stdout)
     assert summary["sessions_held"] == 3

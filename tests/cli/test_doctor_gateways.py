@@ -15,6 +15,7 @@ from renewer.daemon.clock import SystemClock
 from renewer.daemon.gateways import Gateways
 from tests.cli.doctor_rig import Servers, findings_of, servers
 from tests.config.test_config_namespaces import write_pem
+from tests.ports import free_port
 from tests.targets.tls_rig import Authority
 
 if TYPE_CHECKING:
@@ -56,12 +57,6 @@ def certificate(folder: Path) -> str:
     Authority(folder).server("gateway.example")
     (file,) = folder.glob("server-*.pem")
     return str(file)
-
-
-def free_port() -> int:
-    from renewer.cli.demo import free_port
-
-    return free_port()
 
 
 async def test_an_address_that_nobody_has_is_free(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_an_answer_that_is_late_is_not_asked_for_again(standin):
         standin.answers["GET", "/v1/status"] = _Never()
         with pytest.raises(Timeout, match="did not answer in time"):
             client.status()
+    standin.until(lambda: standin.requests("GET", "/v1/status"))
     assert len(standin.requests("GET", "/v1/status")) == 1
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import trio.testing
 
-from tests.daemon.virtualtime import VirtualClock, VirtualLoop
+from tests.virtualtime import VirtualClock, virtual
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual(request.param)
 
 
 @pytest.fixture

@@ -74,6 +74,18 @@ async def test_what_is_asked_for_twice_with_one_key_is_registered_once(clock):
             await control.follow(errand(idempotency=other))
 
 
+async def test_leases_share_what_is_known_of_them_only_where_that_is_the_same(clock):
+    async with desk(clock) as (_, control):
+        first = await held(control, wish("a"))
+        keyed = await held(control, wish("b", idempotency=Idempotency("k", "this")))
+        patient = await held(control, wish("c", reacquire=False))
+        last = await held(control, wish("d"))
+    assert first.spec.context == last.spec.context == {"origin": "api"}
+    assert first.spec.context is last.spec.context
+    assert keyed.spec.context == {"origin": "api", "idempotency": {"key": "k", "fingerprint": "this"}}
+    assert patient.spec.context == {"origin": "api", "asked": {"reacquire": False}}
+
+
 async def test_a_key_is_known_across_a_restart_and_gone_with_what_it_made(clock):
     registry, key = MemoryRegistry(), Idempotency("k", "same")
     async with desk(clock, registry=registry) as (_, control):

@@ -16,7 +16,7 @@ from renewer.core.timing import RenewalPolicy
 from renewer.daemon.lanes import LaneLimits
 from renewer.errors import LeaseLostError, TransientError
 from tests.daemon.daemon_rig import FakeBroker, PendingBroker, Rig
-from tests.daemon.virtualtime import stall
+from tests.virtualtime import stall
 
 pytestmark = pytest.mark.anyio
 

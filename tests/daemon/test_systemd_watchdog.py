@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from renewer.api.control import StatusReading
 from renewer.daemon.watchdog import Watchdog, status_line
-from tests.daemon.virtualtime import VirtualClock
+from tests.virtualtime import VirtualClock
 
 pytestmark = pytest.mark.anyio
 

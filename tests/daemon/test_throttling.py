@@ -18,8 +18,8 @@ from renewer.daemon.supervisor import Supervisor
 from renewer.registry import MemoryRegistry
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget, SharedAccessKey
 from tests.daemon.daemon_rig import Heard
-from tests.daemon.virtualtime import VirtualClock, VirtualLoop
 from tests.targets.scripted_broker import scripted_broker
+from tests.virtualtime import VirtualClock, virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ COUNT = 1000
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual("asyncio")
 
 
 class Throttled:

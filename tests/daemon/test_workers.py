@@ -92,3 +92,19 @@ async def test_tasks_that_ended_are_given_no_work() -> None:
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
     assert done == [1, 2]
+
+
+async def test_no_more_tasks_stay_idle_than_may() -> None:
+    workers = Workers(Job.carry_out, most_idle=3)
+    jobs = [Job() for _ in range(10)]
+    async with anyio.create_task_group() as tasks:
+        others = len(anyio.get_running_tasks())
+        for job in jobs:
+            workers.put(tasks, job)
+        await anyio.wait_all_tasks_blocked()
+        assert len(anyio.get_running_tasks()) == others + len(jobs)
+        for job in jobs:
+            job.done.set()
+        await anyio.wait_all_tasks_blocked()
+        assert len(anyio.get_running_tasks()) == others + 3
+        tasks.cancel_scope.cancel()

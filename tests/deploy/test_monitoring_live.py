@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from typing import TypeVar
 import httpx
 import pytest
 import yaml
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.deploy
 
@@ -92,12 +93,6 @@ def line_with(lines: Queue[str | None], pattern: str) -> re.Match[str]:
         if found is not None:
             return found
     raise AssertionError(f"ended without {pattern!r}:\n{''.join(seen)}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Webhook:

@@ -26,6 +26,7 @@ from renewer.observe import Metrics
 from tests.daemon.page_rig import SECRETS, Watched, busy
 from tests.deploy.browser import Tab, browser
 from tests.deploy.tools import tool
+from tests.ports import free_port
 
 pytestmark = pytest.mark.deploy
 
@@ -190,11 +191,6 @@ class Process:
         """End it without a word."""
         with self._process:
             self._process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,17 +35,19 @@ from renewer.amqp import (
     Target,
     Uint,
     Value,
-    connect,
 )
+from renewer.amqp import connect as connect_tcp
 from renewer.emulator.broker import Broker, BrokerOptions, QueueSpec
+from renewer.emulator.faults import Faults
+from tests.targets.scripted_broker import MemoryStream
+from tests.virtualtime import VirtualClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from anyio.abc import ByteStream
 
     from renewer.amqp import Event, SaslPlain
-    from renewer.emulator.faults import Faults
 
 E = TypeVar("E")
 
@@ -66,6 +69,25 @@ async def running(
     async with anyio.create_task_group() as tasks:
         port: int = await tasks.start(broker.serve)
         yield Rig(broker, port)
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def in_memory(
+    *specs: QueueSpec, lock_duration_s: float = 60.0, options: BrokerOptions | None = None
+) -> AsyncIterator[Rig]:
+    """The same without sockets, and with a wall clock that follows the event loop's: for tests in virtual time."""
+    faults = Faults(VirtualClock().utc_now)
+    broker = WatchedBroker(specs or (ORDERS, PLAIN), lock_duration_s=lock_duration_s, faults=faults, options=options)
+    async with anyio.create_task_group() as tasks:
+
+        async def connect_in_memory() -> ByteStream:
+            ours, theirs = MemoryStream.pair()
+            tasks.start_soon(broker._serve_client, theirs)
+            return ours
+
+        tasks.start_soon(broker._keep_time)
+        yield Rig(broker, connect=connect_in_memory)
         tasks.cancel_scope.cancel()
 
 
@@ -98,17 +120,20 @@ class WatchedBroker(Broker):
 class Rig:
     """The broker, and clients of it."""
 
-    def __init__(self, broker: WatchedBroker, port: int) -> None:
+    def __init__(
+        self, broker: WatchedBroker, port: int = 0, *, connect: Callable[[], Awaitable[ByteStream]] | None = None
+    ) -> None:
         self.broker = broker
         self.port = port
         self.until = broker.until
+        self._connect = connect if connect is not None else partial(connect_tcp, "127.0.0.1", port)
 
     @asynccontextmanager
     async def client(
         self, *entities: str, sasl: SaslAnonymous | SaslPlain | None = None, **options: Any
     ) -> AsyncIterator[Client]:
         """A connection with one AMQP session, and a token for each of these entities."""
-        stream = await connect("127.0.0.1", self.port)
+        stream = await self._connect()
         connection = Connection(
             role="client", container_id="test", sasl=sasl or SaslAnonymous(), now=anyio.current_time(), **options
         )

@@ -10,6 +10,7 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 
 from renewer.emulator.broker import Broker, BrokerOptions, QueueSpec
+from renewer.emulator.broker.entities import Entity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,6 +44,17 @@ class SdkRig:
 
     def expire(self, entity: str, session_id: str) -> bool:
         return self._portal.call(self._broker.expire, entity, session_id)
+
+    def expire_messages(self, entity: str) -> None:
+        """Let the locks of all messages of a queue run out now."""
+        self._portal.call(self._expire_messages, entity)
+
+    def _expire_messages(self, entity: str) -> None:
+        queue = self._broker.namespace.find(entity)
+        assert isinstance(queue, Entity)
+        for lock in [*queue._locks.values()]:
+            queue.expire_message_lock(lock, self._broker.now())
+        self._broker.settle_up()
 
     def expired(self) -> int:
         return self._portal.call(lambda: self._broker.counters.locks_expired)

@@ -149,7 +149,7 @@ async def test_a_lock_that_is_taken_away_is_lost_though_the_client_believes_in_i
 
 
 async def test_a_plain_queue(rig: SdkRig, client: ServiceBusClient) -> None:
-    queue = rig.queue(lock_duration_s=2.0)
+    queue = rig.queue()
     async with client.get_queue_sender(queue) as sender:
         batch = await sender.create_message_batch()
         for body in ("a", "b"):
@@ -161,6 +161,7 @@ async def test_a_plain_queue(rig: SdkRig, client: ServiceBusClient) -> None:
         first, second = await receive(receiver, 2)
         assert await receiver.renew_message_lock(first) > datetime.now(UTC)
         await receiver.complete_message(second)
+        rig.expire_messages(queue)
         (again,) = await receive(receiver, 1)
         assert (str(again), again.delivery_count) == ("a", 1)
         with pytest.raises(MessageLockLostError):

@@ -103,7 +103,8 @@ def everything() -> Iterator[Surroundings]:
             gateways_before(broker.connection_string, others={"second": second}, login_timeout="2s")
         )
         broker.entity(ALLOWED)
-        queue = broker.queue(sessions=True, lock_duration_s=5.0)
+        # A lock that outlasts what the broker, which shares this process with the floods, may be behind.
+        queue = broker.queue(sessions=True, lock_duration_s=20.0)
         client = ServiceBusClient.from_connection_string(gateways.connection_string(), retry_total=0)
         stack.enter_context(client)
         neighbour = stack.enter_context(client.get_queue_receiver(queue, session_id="s"))

@@ -21,8 +21,8 @@ from tests.gateway.judges.gateway_process import Gateways, JudgedBroker, gateway
 from tests.gateway.raw_peers import signature
 from tests.gateway.wide_encodings import wide_proxy
 
-LOCK_S = 2.0
-IDLE_S = 5.0
+LOCK_S = 5.0
+IDLE_S = 7.0
 PATIENCE_S = 60.0
 SMALL = 300
 LARGE = 20_000

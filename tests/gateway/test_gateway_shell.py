@@ -21,6 +21,7 @@ from renewer.gateway.options import TcpAddress, UnixAddress
 from renewer.gateway.wire import HIGH_WATER
 from renewer.targets.servicebus.tcp import tls_context
 from tests.gateway.shell_rig import gateway, namespace, options, upstream
+from tests.ports import free_port
 from tests.targets.tls_rig import Authority
 
 pytestmark = pytest.mark.anyio
@@ -123,8 +124,7 @@ async def test_an_upstream_that_was_reset_is_told_to_the_worker():
 
 @pytest.mark.parametrize("transport", ["amqp", "amqp-websocket"])
 async def test_an_upstream_that_cannot_be_reached_is_said_so(transport):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     async with gateway(options(namespace(port, transport=transport))) as rig:
         worker = await rig.worker()
         await worker.say(b"dial\n")
@@ -639,14 +639,9 @@ def addresses(monkeypatch):
     return found
 
 
-def closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 async def test_an_address_that_refuses_leads_to_the_next_one(addresses):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        addresses += [("127.0.0.1", closed_port()), server.getsockname()]
+        addresses += [("127.0.0.1", free_port()), server.getsockname()]
         with anyio.fail_after(5):
             connected = await upstream_module._connect("broker.test", 5671)
         with connected:
@@ -671,6 +666,6 @@ async def test_an_address_that_says_nothing_does_not_keep_the_next_one_waiting(a
 
 
 async def test_when_no_address_answers_all_are_said(addresses):
-    addresses += [("127.0.0.1", closed_port()), ("127.0.0.1", closed_port())]
+    addresses += [("127.0.0.1", free_port()), ("127.0.0.1", free_port())]
     with anyio.fail_after(5), pytest.raises(OSError, match=f"{addresses[0][1]}.*; .*{addresses[1][1]}"):
         await upstream_module._connect("broker.test", 5671)

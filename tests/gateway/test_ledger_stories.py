@@ -6,24 +6,21 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
-import trio.testing
 
 from renewer.amqp import Source, Target, Timestamp
 from renewer.core.effects import LeaseNews
 from renewer.core.states import LeaseState, LossReason, MessageFate
 from renewer.gateway.links import Locked
 from renewer.targets.servicebus.envelope import Template
-from tests.daemon.virtualtime import VirtualLoop
 from tests.gateway.ledger_rig import GatewayWorld
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual(request.param)
 
 
 async def test_a_session_is_kept_for_as_long_as_its_worker_is_there():

@@ -37,7 +37,7 @@ from renewer.gateway.spare import LINGER_S, MOST_TOKENS, SpareChannel
 from renewer.targets.servicebus import NamespaceOptions, SharedAccessKey
 from renewer.targets.servicebus.credentials import EntityToken
 from renewer.targets.servicebus.envelope import Template
-from tests.daemon.virtualtime import VirtualLoop
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ ASK = Template.of({"session-id": "s1"}, {"operation": "x"}, reply_to="orders/$ma
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual("asyncio")
 
 
 class LoopClock:

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 from renewer.client import Client
-from tests.killing.test_message_locks import LIMIT_S, LOCK_S, running
+from tests.killing.test_message_locks import LIMIT_S, running
+
+LOCK_S = 5.0
 
 
 def test_a_daemon_that_was_stopped_beyond_the_lock_tells_the_loss_once_and_holds_the_session_again(

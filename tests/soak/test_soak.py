@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -17,15 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_ports
+
 pytestmark = pytest.mark.soak
 
 SOAK_S = float(os.environ.get("RENEWER_SOAK_SECONDS", "600"))
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -62,7 +58,7 @@ class Scene:
 
     def __init__(self, folder: Path, sessions: int, lock: str) -> None:
         self.folder = folder
-        self.amqp, self.http, self.metrics = free_port(), free_port(), free_port()
+        self.amqp, self.http, self.metrics = free_ports(3)
         self.lock = lock
         self.config = folder / "config.toml"
         self.socket = folder / "renewer.sock"

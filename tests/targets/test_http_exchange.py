@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import logging
-import socket
 import zlib
 
 import aiohttp
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from renewer.errors import TransientError
 from renewer.targets.http import BodyTooLargeError, build_client, exchange, hide_queries_in_logs, parse_json
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -334,8 +334,7 @@ async def test_what_a_broken_server_sends_has_its_kind(anyio_backend, sent, kind
 
 @on_asyncio
 async def test_where_nobody_listens_nothing_was_sent(anyio_backend):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     async with build_client() as client:
         with pytest.raises(TransientError) as caught:
             await exchange(client, httpx.Request("GET", f"http://127.0.0.1:{port}/?sig=secret"), max_body=10)

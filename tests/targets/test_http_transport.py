@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from renewer.errors import TransientError, UsageError
 from renewer.targets.http import build_transport, exchange
 from renewer.targets.transport import PlainRequest
+from tests.ports import free_port
 from tests.targets.tls_rig import Authority
 
 pytestmark = pytest.mark.anyio
@@ -139,8 +139,7 @@ async def test_a_transport_that_was_closed_opens_new_connections(ask: Ask) -> No
 
 @both
 async def test_trouble_is_told_alike_and_without_the_query(ask: Ask) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     async with build_transport() as transport:
         with pytest.raises(TransientError) as caught:
             await exchange(transport, ask("GET", f"http://127.0.0.1:{port}/a?sig=secret", None), max_body=10)

@@ -6,8 +6,8 @@ import pytest
 from renewer.amqp import AmqpError
 from renewer.errors import TransientError
 from renewer.targets.servicebus.ceilings import FIRST_PAUSE_S, LONGEST_PAUSE_S, Ceiling
-from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig, spec
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 

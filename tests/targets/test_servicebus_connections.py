@@ -7,8 +7,8 @@ from renewer.amqp import AmqpError
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus import pool as pool_module
-from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, renewed, rig, spec
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -279,6 +279,37 @@ async def test_a_connection_on_which_nothing_is_answered_gets_no_new_sessions():
         assert len(r.broker.peers) == 2
         await r.target.renew(spec(), 1)
         assert r.losses == []
+
+
+async def test_an_attach_that_is_never_answered_is_given_up():
+    async with rig(connect_timeout_s=0.3) as r:
+        r.broker.on_session = lambda ask: None
+        error = await failing(r.target.acquire(spec(), 1), TransientError)
+        assert error.kind == "timeout"
+        assert r.target.links == 0
+
+
+async def test_a_broker_that_falls_silent_is_noticed():
+    async with rig(idle_timeout_s=0.3) as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.peer.transport.flush = lambda: None
+        r.broker.peer.transport._stream.send = _never
+        await r.until_lost()
+        assert r.losses[0].reason is LossReason.CONNECTION_LOST
+
+
+async def test_stopping_does_not_wait_for_a_broker_that_is_gone():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.peer.transport._stream.send = _never
+        with anyio.fail_after(8):
+            r.stop.cancel()
+            await r.broker.until(lambda: r.target.connections == 0, within_s=8)
+        assert r.losses == []
+
+
+async def _never(_data):
+    await anyio.sleep_forever()
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------

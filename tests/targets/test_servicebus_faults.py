@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 import anyio
 import pytest
-import trio.testing
 
 from renewer.core.effects import LeaseNews
 from renewer.core.states import LeaseState, LossReason
-from tests.daemon.virtualtime import VirtualLoop
 from tests.targets.virtual_broker import World, stall
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -27,9 +26,7 @@ TOKEN_S = 20.0
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual(request.param)
 
 
 def now() -> float:

@@ -10,9 +10,11 @@ import pytest
 from renewer.amqp import AmqpArray, Timestamp
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
-from tests.daemon.virtualtime import virtual
+from renewer.targets.servicebus.lockbatches import Wish
 from tests.targets.servicebus_rig import failing, rig
 from tests.targets.test_servicebus_messages import TOKEN, message
+from tests.uncollected import living, no_collector
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -277,3 +279,11 @@ async def test_locks_that_should_have_ended_do_not_share_a_request_with_those_th
             for number in range(2, 6):
                 tasks.start_soon(r.target.renew, message(number), 1)
         assert sorted(renewals.sizes) == [1, 1, 2, 4]
+
+
+async def test_what_was_asked_for_together_is_no_work_for_the_garbage_collector():
+    async with rig(Renewals()) as r:
+        with no_collector():
+            await acquire_all(r, range(40))
+            await anyio.wait_all_tasks_blocked()
+            assert not living(Wish)

@@ -10,7 +10,7 @@ import pytest
 
 from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus.pacing import OVERDUE_S, PAUSE_S, SLOWEST_PER_S, Pace, is_throttled
-from tests.daemon.virtualtime import VirtualClock, VirtualLoop
+from tests.virtualtime import VirtualClock, virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ REFUSAL = TransientError("the request was answered with 503", kind="busy", condi
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual("asyncio")
 
 
 class Line:

@@ -10,8 +10,14 @@ from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus.connection import TICK_S
 from renewer.targets.servicebus.management import Management
 from tests.targets.servicebus_rig import begin_renewal, failing, rig, spec
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual(request.param)
 
 
 class Answer:
@@ -73,6 +79,7 @@ async def test_a_token_that_is_refused_is_replaced_and_the_renewal_asked_for_aga
         renewal = await Answer(r).wait()
         assert renewal.grant is None
         tokens = len(r.broker.tokens)
+        await anyio.sleep(0.01)  # A token that was put when the request was sent counts as the one that was refused.
         grant = await renewal.finish()
         assert grant.duration_s > 29
         assert len(r.broker.tokens) == tokens + 1

@@ -9,9 +9,9 @@ from renewer.amqp import AmqpArray, Int, Message, Timestamp, Value
 from renewer.core.states import LossReason, MessageFate
 from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, TransientError
 from renewer.ports import Settlement
-from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig
 from tests.targets.test_servicebus_messages import TOKEN, message
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from renewer.core.states import LossReason
 from renewer.errors import ConflictError, LeaseLostError, TransientError, UsageError
 from renewer.targets.servicebus import heldsession
 from renewer.targets.servicebus.requests import MAX_REPLY_SIZE
-from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, renewed, rig, spec
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 import structlog
-import trio.testing
 
 from renewer.core.model import LeaseId, LeaseSpec
 from renewer.core.states import LeaseKind, LossReason
@@ -17,10 +16,10 @@ from renewer.errors import LeaseLostError, TransientError
 from renewer.targets.servicebus import ReadySignature
 from renewer.targets.servicebus.credentials import SCOPE, IdentityTokens
 from renewer.targets.tokens import AzureIdentityToken
-from tests.daemon.virtualtime import VirtualClock, VirtualLoop
 from tests.targets.scripted_broker import scripted_broker
 from tests.targets.servicebus_rig import Rig, failing, spec
 from tests.targets.test_servicebus_messages import answer_both
+from tests.virtualtime import VirtualClock, virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -30,9 +29,7 @@ HOUR_S = 3600
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+    return virtual(request.param)
 
 
 @dataclass

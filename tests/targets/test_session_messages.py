@@ -37,8 +37,8 @@ from renewer.errors import (
 from renewer.messages import DataBody, InFlight, SequenceBody, UnreadableBody, ValueBody
 from renewer.ports import Settlement
 from renewer.targets.servicebus import heldsession, intake, settler
-from tests.daemon.virtualtime import virtual
 from tests.targets.servicebus_rig import failing, rig, spec
+from tests.virtualtime import virtual
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,9 @@ import base64
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ import pytest
 from renewer.emulator.broker import Broker, BrokerOptions
 from tests.emulator.sdk_rig import SdkRig
 from tests.judges.daemon_process import PATIENCE_S, DaemonProcess, View, running
+from tests.ports import free_port, free_ports
 
 T = TypeVar("T")
 
@@ -176,17 +176,6 @@ def until(probe: Callable[[], tuple[T, bool]], what: str, patience_s: float = PA
             return found
         assert time.monotonic() < end, f"not within {patience_s} s: {what}; the last was {found[0]}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    return free_ports(1)[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """So many, no two of them the same: one that is let go may be what the system gives next."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 @contextmanager

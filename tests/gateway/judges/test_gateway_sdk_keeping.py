@@ -61,7 +61,7 @@ def play(scenario: Callable[[Scene], Any], scene: Scene) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[Outcomes]:
-    with outcomes_of(lock_s=4.0, blocked_s=9.0) as outcomes:
+    with outcomes_of(lock_s=7.0, blocked_s=10.0) as outcomes:
         yield outcomes
 
 
