@@ -46,6 +46,16 @@ def test_both_names_of_the_status_are_known() -> None:
     assert read_plain_reply(reply(name="status-code")) == (ID.bytes, 200, {"expiration": 1})
 
 
+@pytest.mark.parametrize("header", [b"\x45", b"\xc0\x02\x01\x42", b"\xd0\x00\x00\x00\x05\x00\x00\x00\x01\x41"])
+@pytest.mark.parametrize("annotations", [b"", b"\x00\x53\x71\xc1\x01\x00\x00\x53\x72\xc1\x05\x02\xa3\x01x\x41"])
+def test_a_header_and_annotations_do_not_hinder(header: bytes, annotations: bytes) -> None:
+    payload = b"\x00\x53\x70" + header + annotations + reply()
+    assert read_plain_reply(payload) == (ID.bytes, 200, {"expiration": 1})
+    whole = Message.decode(payload)
+    assert whole.properties is not None
+    assert whole.properties.correlation_id == ID
+
+
 def test_sizes_of_four_bytes_are_read() -> None:
     body = bytes.fromhex("005377 c1 16 02 a10a") + b"expiration" + b"\x83" + bytes(8)
     properties = b"\x40" * 5 + b"\x98" + ID.bytes

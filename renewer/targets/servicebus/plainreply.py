@@ -16,8 +16,12 @@ from renewer.errors import AmqpProtocolError
 
 def read_plain_reply(payload: bytes) -> tuple[bytes, int, object] | None:
     """The bytes of the correlation-id, the status (200 to 299) and the body; None if the payload is not so."""
+    at = 0
     try:
-        end, count, at = _compound(payload, 0, _PROPERTIES)
+        for section in _MAY_COME_FIRST:
+            if payload.startswith(section, at):
+                at = skip(payload, at + 3)
+        end, count, at = _compound(payload, at, _PROPERTIES)
         for _ in range(_CORRELATION_ID):
             at = at + 1 if payload[at] == _NULL else _behind(payload, at)
         if payload[at] != _UUID or at + 17 > end or count <= _CORRELATION_ID:
@@ -63,6 +67,8 @@ def _behind(payload: bytes, at: int) -> int:
     return skip(payload, at)
 
 
+_MAY_COME_FIRST: Final = (b"\x00\x53\x70", b"\x00\x53\x71", b"\x00\x53\x72")
+"""A header, which some brokers write though it says nothing, and annotations."""
 _PROPERTIES: Final = b"\x00\x53\x73"
 _APPLICATION_PROPERTIES: Final = b"\x00\x53\x74"
 _VALUE: Final = b"\x00\x53\x77"
