@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _LOOK_AFTER_S = 1.0
 """How often it is looked whether a renewal without a task has had its time."""
 
+_IDLE_KEEPERS = 8
+"""How many tasks for leases wait for more. Few things take one, though a hundred at once while a connection opens."""
+
 _AttemptKey = tuple[LeaseId | OperationId, int]
 _BeginRenewals = Callable[[Sequence[PendingAttempt], Callable[[Sequence[PendingAttempt]], None]], None]
 _BeginAcquisition = Callable[["LeaseSpec", int, Callable[["PendingRenewal"], None]], "PendingRenewal | None"]
@@ -79,7 +82,7 @@ class AttemptRunner:
         self._observer = observer
         self._tasks: TaskGroup | None = None
         self._askers: Workers[Attempt] = Workers(self._attempt)
-        self._keepers: Workers[PendingAttempt] = Workers(self._work)
+        self._keepers: Workers[PendingAttempt] = Workers(self._work, most_idle=_IDLE_KEEPERS)
         # Attempts that are wanted: those that have a task, or are about to, and the others.
         self._scopes: dict[_AttemptKey, anyio.CancelScope | None] = {}
         self._pending: dict[_AttemptKey, PendingAttempt] = {}

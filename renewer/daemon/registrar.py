@@ -83,6 +83,8 @@ class Registrar:
         self._check_callback = check_callback
         self._by_lock: dict[_Lock, LeaseId] = {}
         self._by_idempotency: dict[tuple[type, str], str] = {}
+        self._plain_contexts: dict[str, Mapping[str, Any]] = {}
+        """Of leases of which their origin is all that there is to say: by that, and shared."""
 
     def lease(self, request: HoldRequest, *, origin: str = "api") -> LeaseSpec:
         """The lease that is asked for, with what the configuration adds. Raises `UsageError`."""
@@ -102,7 +104,8 @@ class Registrar:
         spec = LeaseSpec(
             id=LeaseId(f"lease-{secrets.token_hex(8)}"),
             target=name,
-            entity=request.entity,
+            # There are thousands of leases, and a few entities and contexts.
+            entity=sys.intern(request.entity),
             kind=request.kind,
             session_id=request.session_id,
             lock_token=None if request.lock_token is None else _lock_token(request.lock_token),
@@ -111,7 +114,7 @@ class Registrar:
             labels=dict(request.labels) if request.labels else _NO_LABELS,
             policy=self._policy(self.namespaces[name].policy, request.kind, request.owner, context),
             owner=request.owner,
-            context=context,
+            context=context if len(context) > 1 else self._plain_contexts.setdefault(origin, context),
         )
         self.namespaces[name].check(spec)
         return spec
@@ -258,7 +261,6 @@ def _lock_token(text: str) -> str:
 
 def _lock_of(spec: LeaseSpec) -> _Lock | None:
     what = spec.session_id if spec.kind is LeaseKind.SESSION else spec.lock_token
-    # Interned: there are thousands of leases, and a few entities.
     return None if what is None else (spec.target, sys.intern(spec.entity.lower()), spec.kind, what)
 
 

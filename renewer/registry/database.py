@@ -181,8 +181,9 @@ class Database:
             execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_WAL_BYTES}")
             execute("PRAGMA trusted_schema = OFF")
-            # In KiB, and enough: all is read once, at the start, and what is written is not looked at again.
-            execute("PRAGMA cache_size = -256")
+            # In KiB, and enough: all is read once, at the start, and what is written is not looked at again. With four
+            # times as much, batches took as long and wrote as many pages.
+            execute("PRAGMA cache_size = -64")
             try:
                 migrate(self._connection, migrations)
             except UnreadableError as error:

@@ -244,6 +244,8 @@ class LockBatches:
             if wishes:
                 await self._ask(queue, wishes)
         self._batches.discard(batch)
+        # They refer to it as well, and what is a cycle is left to the collector.
+        batch.wishes = ()
 
     async def _ask(self, queue: _Queue, wishes: Sequence[Wish]) -> None:
         tokens = [wish.token for wish in wishes]

@@ -237,6 +237,7 @@ class SessionLink:
         elif stage is Stage.HELD:
             self.refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
             self.carrier.lost(self, error)
+        self.user = None  # Who refers to us as well: a cycle would be left to the collector.
 
     def _settle(self) -> None:
         settled, self._settled = self._settled, None
@@ -277,12 +278,13 @@ class SessionLink:
         if isinstance(granted, Described):
             granted = granted.value
         if isinstance(granted, str):
-            granted = str(granted)
-            if self._wanted is not None and granted != self._wanted:
+            if self._wanted is None:
+                return str(granted)
+            if granted != self._wanted:
                 raise TransientError(
                     "the broker granted another session than the one asked for", kind="busy", condition=OUR_LIMIT
                 )
-            return granted
+            return self._wanted  # Not the same again: there are thousands.
         if self._wanted is not None and self.locked_until is not None:
             return self._wanted
         raise LeaseLostError("the broker attached the link without a session", reason="refused")
