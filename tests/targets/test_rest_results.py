@@ -62,7 +62,7 @@ def test_no_body_is_no_result(answered):
 
 @pytest.mark.parametrize("body", [b"{", b'{"a": [1, 2}', b"nul", b"{} {}", b"<html>", b"\xff", b"NaN", b"[" * 100_000])
 def test_json_that_is_not_whole_is_garbage_and_leaves_no_file(answered, body):
-    with pytest.raises(TransientError, match="GET /x: the result is no whole JSON document") as caught:
+    with pytest.raises(TransientError, match="GET /x: the answer is no whole JSON document") as caught:
         result_of(answered(body), "GET /x")
     assert caught.value.kind == "garbage"
     assert list(answered.directory.iterdir()) == []

@@ -33,7 +33,7 @@ def result_of(answer: Answer, what: str) -> Result:
     if not _seems_whole(answer):
         if answer.spooled is not None:
             answer.spooled.remove()
-        raise TransientError(f"{what}: the result is no whole JSON document", kind="garbage")
+        raise TransientError(f"{what}: the answer is no whole JSON document", kind="garbage")
     return _taken_over(answer, "json")
 
 
