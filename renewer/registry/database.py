@@ -271,7 +271,7 @@ class Database:
 
 
 def _in_pieces(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    """All rows, as many at a time as go into one statement, in powers of two: each is kept, and takes 0.5 KiB a row.
+    """All rows, as many at a time as go into one statement, in powers of two: each is kept, and takes 1.25 KiB a row.
 
     Python's sqlite3 gives the interpreter away at each step of a statement, and beside a busy event loop gets it back
     up to 5 ms later. With a step for each row a batch of 100 took 100 ms there, where it takes 3 beside an idle one.
