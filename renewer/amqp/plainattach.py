@@ -7,8 +7,9 @@ is left to `encode_performative` and `decode_performative`, whose results these 
 from __future__ import annotations
 
 import struct
+from itertools import product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from renewer.amqp.decoder import decode
 from renewer.amqp.encoder import ENCODE_ERRORS, put_compound, put_fields, put_string, put_uint, put_ulong
@@ -40,7 +41,7 @@ def encode_plain_attach(attach: Attach) -> bytes | None:
         put_compound(whole, 0xC0, 8, first)
         whole += _TARGET
         put_compound(whole, 0xC0, 1, last)
-        whole += _NOTHING_UNSETTLED
+        whole += _NOTHING_UNSETTLED[0]
         _put_or_null(whole, attach.initial_delivery_count, put_uint)
         _put_or_null(whole, attach.max_message_size, put_ulong)
         whole += _NO_CAPABILITIES
@@ -53,22 +54,28 @@ def encode_plain_attach(attach: Attach) -> bytes | None:
 
 
 def decode_plain_attach(body: bytes) -> tuple[Attach, int] | None:
-    """What `decode_performative` makes of this frame body; None if that has to be asked."""
+    """What `decode_performative` makes of this frame body; None if that has to be asked.
+
+    Known is how we write them, and qpid-proton and rhea do: lists and maps of either width, and whatever has its
+    default written, as null, or left out at the end of a source or target.
+    """
     if not body.startswith(_ATTACH):
         return None
     try:
         end, count, at = _list_at(body, 3)
+        if count != _ALL_FIELDS:
+            return None
         name, at = _string_at(body, at)
         handle, at = uint_at(body, at)
-        role, snd_settle_mode, rcv_settle_mode = _MODES[body[at : at + 5]]
-        source, at = _source_at(body, at + 5)
+        modes = _MODES.get(body[at : at + 5]) or _MODES[body[at : at + 3]]
+        source, at = _source_at(body, at + modes.width)
         target, at = _target_at(body, at)
-        if not body.startswith(_NOTHING_UNSETTLED, at):
+        if body[at : at + 2] not in _NOTHING_UNSETTLED:
             return None
         at += 2
-        delivery_count, at = (None, at + 1) if body[at] == 0x40 else uint_at(body, at)
-        max_message_size, at = (None, at + 1) if body[at] == 0x40 else _ulong_at(body, at)
-        if count != 14 or not body.startswith(_NO_CAPABILITIES, at):
+        delivery_count, at = (None, at + 1) if body[at] == _NULL else uint_at(body, at)
+        max_message_size, at = (None, at + 1) if body[at] == _NULL else _ulong_at(body, at)
+        if not body.startswith(_NO_CAPABILITIES, at):
             return None
         properties, at = decode(body, at + 2, _DEPTH_OF_A_FIELD)
     except _UNUSUAL:
@@ -78,9 +85,9 @@ def decode_plain_attach(body: bytes) -> tuple[Attach, int] | None:
     return Attach(
         name,
         handle,
-        role,
-        snd_settle_mode,
-        rcv_settle_mode,
+        modes.role,
+        modes.snd_settle_mode,
+        modes.rcv_settle_mode,
         source,
         target,
         None,
@@ -95,40 +102,45 @@ def decode_plain_attach(body: bytes) -> tuple[Attach, int] | None:
 
 def _put_or_null(buffer: bytearray, value: Any, put: Callable[[bytearray, Any], None]) -> None:
     if value is None:
-        buffer.append(0x40)
+        buffer.append(_NULL)
     else:
         put(buffer, value)
 
 
-def _source_at(body: bytes, at: int) -> tuple[Source, int]:
+def _source_at(body: bytes, at: int) -> tuple[Source | None, int]:
+    if body[at] == _NULL:
+        return None, at + 1
     if not body.startswith(_SOURCE, at):
         raise LookupError
     end, count, at = _list_at(body, at + 3)
     address, at = _string_at(body, at)
-    if body.startswith(_SIX_DEFAULTS, at):
-        at += len(_SIX_DEFAULTS)
-    elif body.startswith(_SIX_NULLS, at):
-        at += 6
-    else:
+    if count < _FIELDS_TO_FILTER:
+        _check_defaults(body, at, end, count - 1)
+        return Source(address), end
+    nulls = _NULLS[count - _FIELDS_TO_FILTER]
+    if not body.endswith(nulls, at, end):
         raise LookupError
-    filter_, at = decode(body, at, _DEPTH_OF_A_FIELD + 2)
-    if filter_.__class__ is not dict or count > 11:
+    filter_at = at + (6 if body[at + 1] == _NULL else len(_SIX_DEFAULTS))
+    _check_defaults(body, at, filter_at, 6)
+    filter_, at = decode(body, filter_at, _DEPTH_OF_A_FIELD + 2)
+    if at + len(nulls) != end or not (filter_ is None or filter_.__class__ is dict):
         raise LookupError
-    _check_nulls(body, at, end, count - 8)
     return Source(address, filter=filter_), end
 
 
-def _target_at(body: bytes, at: int) -> tuple[Target, int]:
+def _target_at(body: bytes, at: int) -> tuple[Target | None, int]:
+    if body[at] == _NULL:
+        return None, at + 1
     if not body.startswith(_TARGET, at):
         raise LookupError
     end, count, at = _list_at(body, at + 3)
-    address, at = _string_at(body, at)
-    _check_nulls(body, at, end, count - 1)
+    address, at = (None, at + 1) if body[at] == _NULL else _string_at(body, at)
+    _check_defaults(body, at, end, count - 1)
     return Target(address), end
 
 
-def _check_nulls(body: bytes, at: int, end: int, count: int) -> None:
-    if end - at != count or body[at:end] != _NULLS[count]:
+def _check_defaults(body: bytes, at: int, end: int, count: int) -> None:
+    if end < at or _DEFAULTS[body[at:end]] != count:
         raise LookupError
 
 
@@ -161,6 +173,32 @@ def _ulong_at(body: bytes, at: int) -> tuple[int, int]:
     raise LookupError
 
 
+class _Modes(NamedTuple):
+    """What follows the handle, and how many bytes it has."""
+
+    role: bool
+    snd_settle_mode: int
+    rcv_settle_mode: int
+    width: int
+
+
+def _plain_modes() -> dict[bytes, _Modes]:
+    """The role, and both modes as they are or, where they have their defaults, as nulls."""
+    modes: dict[bytes, _Modes] = {}
+    for code, role in ((0x41, True), (0x42, False)):
+        modes[bytes((code, _NULL, _NULL))] = _Modes(role, 2, 0, 3)
+        for snd, rcv in product(range(3), range(2)):
+            modes[bytes((code, 0x50, snd, 0x50, rcv))] = _Modes(role, snd, rcv, 5)
+    return modes
+
+
+def _plain_defaults() -> dict[bytes, int]:
+    """What may follow the address of a source or target, up to a filter, where it says nothing; and how many it are."""
+    null, zero, false, policy = b"\x40", b"\x43", b"\x42", b"\xa3\x0bsession-end"
+    fields = ((zero, null), (policy, null), (zero, null), (false, null), (null,), (null,))
+    return {b"".join(some): count for count in range(len(fields) + 1) for some in product(*fields[:count])}
+
+
 _UNUSUAL: Final = (LookupError, UnicodeError, struct.error, AmqpProtocolError)
 
 _OTHERS_OF: Final = attrgetter(
@@ -179,20 +217,20 @@ _NO_OTHERS: Final = _OTHERS_OF(Attach("", 0, False, source=Source(), target=Targ
 _DEPTH_OF_A_FIELD: Final = 1
 """In the list of the attach; one of a source or target is described, and in a list, too."""
 
+_NULL: Final = 0x40
+_ALL_FIELDS: Final = 14
+"""Without properties no session is granted, and they are the last field."""
+_FIELDS_TO_FILTER: Final = 8
 _ATTACH: Final = b"\x00\x53\x12"
 _SOURCE: Final = b"\x00\x53\x28"
 _TARGET: Final = b"\x00\x53\x29"
-_MODES: Final = {
-    bytes((0x41 if role else 0x42, 0x50, snd, 0x50, rcv)): (role, snd, rcv)
-    for role in (False, True)
-    for snd in range(3)
-    for rcv in range(2)
-}
+_MODES: Final = _plain_modes()
 _SIX_DEFAULTS: Final = b"\x43\xa3\x0bsession-end\x43\x42\x40\x40"
-"""What stands between the address and the filter of a source: as we write it, and as it may be left out."""
-_SIX_NULLS: Final = b"\x40" * 6
-_NOTHING_UNSETTLED: Final = b"\x40\x42"
+"""What stands between the address and the filter of a source, as we write it."""
+_DEFAULTS: Final = _plain_defaults()
+_NOTHING_UNSETTLED: Final = (b"\x40\x42", b"\x40\x40")
 _NO_CAPABILITIES: Final = b"\x40\x40"
-_NULLS: Final = {count: b"\x40" * count for count in range(7)}
+_NULLS: Final = {count: b"\x40" * count for count in range(4)}
+"""What may stand behind the filter of a source."""
 _U64: Final = struct.Struct(">Q")
 _U32_U32: Final = struct.Struct(">II")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from renewer.amqp import Accepted, Transfer, decode_performative, encode_performative
 from renewer.amqp.wholetransfer import decode_whole_transfer, encode_whole_transfer
 from renewer.errors import AmqpProtocolError
+from tests.amqp.captured_frames import GRANTS, OTHER_FRAMES, TRANSFERS
 
 uints = st.one_of(st.integers(0, 300), st.integers(0, 2**32 - 1))
 tags = st.binary(max_size=32)
@@ -58,6 +59,16 @@ def test_no_bytes_make_it_raise_or_differ(size: bytes, noise: bytes) -> None:
     found = decode_whole_transfer(body)
     if found is not None:
         assert found == decode_performative(body)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfers_as_others_write_them_are_read(name: str) -> None:
+    assert decode_whole_transfer(TRANSFERS[name]) == decode_performative(TRANSFERS[name])
+
+
+@pytest.mark.parametrize("frames", [GRANTS, OTHER_FRAMES], ids=["attaches", "others"])
+def test_no_other_frame_is_taken_for_a_transfer(frames: dict[str, bytes]) -> None:
+    assert [name for name, body in frames.items() if decode_whole_transfer(body)] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from renewer.amqp import AmqpArray, Header, Int, Message, MessageProperties, Timestamp, Value
+from renewer.amqp import AmqpArray, Data, Header, Int, Message, MessageProperties, Timestamp, Value, decode_performative
 from renewer.errors import AmqpProtocolError
 from renewer.targets.servicebus.envelope import read_reply
 from renewer.targets.servicebus.plainreply import read_plain_reply
+from tests.amqp.captured_frames import TRANSFERS
 
 ID = UUID("0123456789abcdef0123456789abcdef")
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
@@ -31,6 +33,20 @@ def reply(status: Any = OK, *, body: Any = None, name: str = "statusCode", **mor
         body=Value({"expiration": Timestamp(1)} if body is None else body),
     )
     return message.encode()
+
+
+def payload_of(transfer: bytes) -> bytes:
+    return transfer[decode_performative(transfer)[1] :]
+
+
+def as_whole(payload: bytes) -> tuple[bytes, int, object]:
+    """What reading the whole message says."""
+    whole = Message.decode(payload)
+    assert whole.properties is not None
+    assert whole.body is None or isinstance(whole.body, Value)
+    fields = whole.application_properties
+    status = fields.get("statusCode", fields.get("status-code"))
+    return whole.properties.correlation_id.bytes, status, whole.body and whole.body.value
 
 
 def test_a_renewal_is_read() -> None:
@@ -70,6 +86,43 @@ def test_sizes_of_four_bytes_are_read() -> None:
     assert read_plain_reply(payload) == (ID.bytes, 200, {"expiration": 0})
 
 
+@pytest.mark.parametrize("code", ["71000000c8", "8100000000000000c8", "52c8"], ids=["int", "long", "small uint"])
+def test_a_status_is_read_as_whatever_whole_number_it_comes(code: str) -> None:
+    payload = reply().replace(bytes.fromhex("71000000c8"), bytes.fromhex(code))
+    length = payload.index(b"\x00\x53\x74\xc1") + 4
+    payload = payload[:length] + bytes((payload[length] + len(code) // 2 - 5,)) + payload[length + 1 :]
+    assert read_plain_reply(payload) == (ID.bytes, 200, {"expiration": 1})
+    assert read_reply(payload) == (ID.bytes, (200, None, None, {"expiration": 1}))
+
+
+def test_a_reply_without_a_body_is_read() -> None:
+    message = Message(None, MessageProperties(correlation_id=ID), {"status-code": Int(202)})
+    assert read_plain_reply(message.encode()) == (ID.bytes, 202, None)
+    assert read_plain_reply(message.encode() + b"\x00") is None
+    assert read_plain_reply(Message(Data([b""]), message.properties, {"status-code": Int(202)}).encode()) is None
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFERS if "message" not in name])
+def test_replies_as_others_write_them_are_read(name: str) -> None:
+    payload = payload_of(TRANSFERS[name])
+    plain = read_plain_reply(payload)
+    assert plain is not None
+    assert plain == as_whole(payload)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_no_octet_of_what_others_write_makes_it_raise_or_say_something_else(name: str) -> None:
+    payload = payload_of(TRANSFERS[name])
+    for at, octet in enumerate(payload):
+        for changed in {octet ^ 1 << bit for bit in range(8)} | set(bytes.fromhex("00404345527181a1c1d1")):
+            broken = payload[:at] + bytes((changed,)) + payload[at + 1 :]
+            plain = read_plain_reply(broken)
+            if plain is not None:
+                with suppress(AmqpProtocolError):  # Something in what is passed over.
+                    assert plain == as_whole(broken)
+        read_plain_reply(payload[:at])
+
+
 @pytest.mark.parametrize("status", [Int(199), Int(300), Int(410), Int(-200), "200", None, True])
 def test_what_is_no_success_is_read_whole(status: object) -> None:
     assert read_plain_reply(reply(status)) is None
@@ -101,12 +154,7 @@ def test_it_says_what_the_whole_message_says(
     plain = read_plain_reply(payload)
     if plain is None:
         return
-    whole = Message.decode(payload)
-    fields = whole.application_properties
-    found = fields.get("statusCode", fields.get("status-code"))
-    assert isinstance(whole.body, Value)
-    assert whole.properties is not None
-    assert plain == (whole.properties.correlation_id.bytes, found, whole.body.value)
+    assert plain == as_whole(payload)
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", b"\x00\x53\x73\xc0", reply()[:-30], reply()]))

@@ -15,7 +15,7 @@ from renewer.errors import AmqpProtocolError
 
 
 def read_plain_reply(payload: bytes) -> tuple[bytes, int, object] | None:
-    """The bytes of the correlation-id, the status (200 to 299) and the body; None if the payload is not so."""
+    """The bytes of the correlation-id, the status (200 to 299) and the body, if any; None if the payload is not so."""
     at = 0
     try:
         for section in _MAY_COME_FIRST:
@@ -37,13 +37,12 @@ def read_plain_reply(payload: bytes) -> tuple[bytes, int, object] | None:
                 at = _behind(payload, value_at)
             elif status:
                 return None
-            elif payload[value_at] == _INT:
-                status, at = _I32.unpack_from(payload, value_at + 1)[0], value_at + 5
             else:
-                return None
-        if at != end or not 200 <= status < 300 or not payload.startswith(_VALUE, at):
+                layout = _INTEGERS[payload[value_at]]
+                status, at = layout.unpack_from(payload, value_at + 1)[0], value_at + 1 + layout.size
+        if at != end or not 200 <= status < 300:
             return None
-        body, end = decode(payload, at + 3)
+        body, end = decode(payload, at + 3) if payload.startswith(_VALUE, at) else (None, at)
     except (LookupError, struct.error, AmqpProtocolError):
         return None
     return (key, status, body) if end == len(payload) else None
@@ -77,8 +76,8 @@ _CORRELATION_ID: Final = 5
 _WITH_SIZE_OF_1: Final = (0xC0, 0xC1)
 _WITH_SIZE_OF_4: Final = (0xD0, 0xD1)
 _NULL: Final = 0x40
-_INT: Final = 0x71
 _UUID: Final = 0x98
 _STR8: Final = 0xA1
-_I32: Final = struct.Struct(">i")
+_INTEGERS: Final = {0x71: struct.Struct(">i"), 0x81: struct.Struct(">q"), 0x52: struct.Struct(">B")}
+"""A status is an int; but qpid-proton writes a number of Python's as a long, and rhea one of JavaScript's as a uint."""
 _U32_U32: Final = struct.Struct(">II")

@@ -26,6 +26,14 @@ LOCKED_UNTIL: Final = Symbol("com.microsoft:locked-until-utc")
 _RECEIVER_NAME: Final = Symbol("com.microsoft:receiver-name")
 _TIMEOUT: Final = Symbol("com.microsoft:timeout")
 
+REASON_S: Final = 0.25
+"""How long the detach that says why is waited for after an attach that does not look like a grant. Who refuses as the
+standard has it (part 2.6.3) attaches without a source; others attach as if they granted, and then detach. After this
+time a link without a session is detached by us, and a grant that does not say until when is believed."""
+
+ANSWER_S: Final = 1.0
+"""How long the answer to that detach of ours is waited for: it may say why, or one that was sent before it arrived."""
+
 
 class Stage(Enum):
     """Where a session receiver is."""
@@ -84,7 +92,7 @@ class SessionLink:
         self.stage = Stage.ATTACHING
         self.user: LinkUser | None = None
         self.refusal: RemoteError | None = None
-        """Why the session cannot be had, once that is known."""
+        """Why the session cannot be had, once that is known. What the broker says when it detaches takes its place."""
         self._wanted = wanted
         self._link: ReceiverLink | None = None
         # An event takes as much memory as all of this: they are there while somebody waits for them.
@@ -158,9 +166,10 @@ class SessionLink:
 
     def give_up(self) -> None:
         """The broker has had its time to answer: it is not waited for any longer, and the link is given up."""
-        if self._wanted is not None:
+        if self._wanted is not None and not self.granted_at:
             self.carrier.unanswered()
-        self.refusal = TransientError("the session was not granted in time", kind="timeout")
+        if self.refusal is None:
+            self.refusal = TransientError("the session was not granted in time", kind="timeout")
         self._settle()
         self.let_go()
 
@@ -210,34 +219,53 @@ class SessionLink:
     # Events of the link ---------------------------------------------------------------------------------------------
 
     def on_attached(self, remote: Attach) -> None:
-        """The broker granted a session; whether it is the right one is to be seen."""
+        """The broker granted a session, or so it seems; whether it is the right one is to be seen."""
         if self.stage is not Stage.ATTACHING:
             return
         self.carrier.answered()
         self.granted_at = self.carrier.now()
+        if self._link is None or not self._link.is_attached:
+            return  # The detach came right behind, and is told next.
         self.locked_until = from_ticks((remote.properties or {}).get(LOCKED_UNTIL))
         try:
             self.session_id = self._granted_id(remote)
-            self.stage = Stage.HELD
-            if self._link is not None:
-                self._link.forget_terms()
         except RemoteError as error:
             self.refusal = error
-        self._settle()
+        if self.refusal is None and self.locked_until is not None:
+            self._hold()
+        else:
+            self.carrier.spawn(self._await_reason)
 
     def on_detached(self, error: AmqpError | None, *, by_us: bool) -> None:
         """The link is gone: refused, lost, or given up."""
         stage, self.stage = self.stage, Stage.GONE
         if self._gone is not None:
             self._gone.set()
-        if stage is Stage.ATTACHING and not by_us:
+        if stage is Stage.ATTACHING:
             self.carrier.answered()
             self.refusal = self.carrier.trouble() or self._refused(error)
             self._settle()
         elif stage is Stage.HELD:
-            self.refusal = TransientError(describe(error, "the session was lost at once"), kind="server")
+            self.refusal = self.carrier.trouble() or self._refused(error)
             self.carrier.lost(self, error)
         self.user = None  # Who refers to us as well: a cycle would be left to the collector.
+
+    def _hold(self) -> None:
+        self.stage = Stage.HELD
+        if self._link is not None:
+            self._link.forget_terms()
+        self._settle()
+
+    async def _await_reason(self) -> None:
+        """Give the broker time to say why it does not grant the session, if so; then believe its attach."""
+        await anyio.sleep(REASON_S)
+        if self.stage is Stage.ATTACHING and self.refusal is None:
+            self._hold()
+        elif self.stage is Stage.ATTACHING and self._link is not None:
+            self._link.detach(closed=True)
+            self.carrier.flush()
+            await anyio.sleep(ANSWER_S)
+            self._settle()
 
     def _settle(self) -> None:
         settled, self._settled = self._settled, None
@@ -248,6 +276,8 @@ class SessionLink:
         if self._link is not None and self._link.session.state is SessionState.ENDED:
             # It fell with all others there: that says nothing about the one that was asked for.
             return TransientError(f"the AMQP session ended: {describe(error, 'no reason given')}", kind="network")
+        if error is None and self.refusal is not None:
+            return self.refusal
         return attach_refused(error, any_session=self._wanted is None)
 
     def on_delivery(self, delivery: Delivery) -> None:
