@@ -96,6 +96,8 @@ PHRASES: Final = {
     "token not refreshed": "The old token still counts for `ends_in_s`; it is tried again until then.",
     "shared access signature ended": "What is reached with it is lost; see `remedy`.",
     "shared access signature ends soon": "It cannot be renewed by renewer; see `remedy`.",
+    "amqp session ended for its links": "The broker took all that was held in an AMQP session, for one link "
+    "more. From now on none has more than `links_per_session`; see `remedy`.",
     "lock duration uncertain": "Two clocks differ, so a short lock is assumed; see `remedy`.",
     "reply dropped": "The broker answered something that nobody asked.",
     "a connection failed": _OURS + " The connection is made anew.",

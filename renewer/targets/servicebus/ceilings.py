@@ -85,6 +85,11 @@ class Ceiling:
         if self._step > _LIFTED or (self.most is not None and have >= self.most):
             self._lift()
 
+    def must_hold(self, have: int) -> None:
+        """There are so many: some may have been granted that were on their way when another one was refused."""
+        if self._learned is not None:
+            self._learned = max(self._learned, have)
+
     def check(self, have: int, what: str) -> None:
         """Raise `TransientError`, saying when to come back, if no more than `have` may be had now."""
         if have >= self.value() and self._learned is not None:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from renewer.amqp import Connection, ConnectionState, SenderLink
+from renewer.amqp import Connection, ConnectionState, SenderLink, SessionState
 from renewer.amqp.session import DEFAULT_WINDOW
 from renewer.errors import AmqpProtocolError, TransientError
+from renewer.targets.servicebus.capacity import LEAST_LEARNED, may_be_links
 from renewer.targets.servicebus.ceilings import OUR_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from renewer.amqp import AmqpError, Link, Session
+    from renewer.targets.servicebus.capacity import Capacity
 
 OUR_HANDLE_MAX: Final = 8191
 """What the peer may number its ends of our links with; generous, as the numbers are its own choice."""
@@ -42,18 +44,6 @@ _LEAST_SHARED: Final = 5
 _LEAST_ALONE: Final = 2
 """Either of them on a channel of its own."""
 
-_TOO_MANY_LINKS: Final = "amqp:resource-limit-exceeded"
-
-
-@dataclass(slots=True)
-class Handles:
-    """How many links a channel may have, by our own choice or by what the broker has ended one for.
-
-    What was learned on one connection is known on the next: to learn it costs all sessions on a channel.
-    """
-
-    most: int
-
 
 class NoRoomError(TransientError):
     """No handle is free on this connection now."""
@@ -65,12 +55,32 @@ class NoRoomError(TransientError):
 class Channel:
     """One AMQP session and how many of its handles are taken, counting those on their way.
 
-    `confirmed` is how many links it had when the broker attached one last.
+    `cap` is how many links it may have, as far as is known of it. `on_fallen(carried, asked, error)` is told when the
+    broker takes all of its links away, while others were asked for, with an error whose cause that may be.
     """
 
-    __slots__ = ("attached", "cap", "confirmed", "is_control", "is_gone", "on_free", "ready", "session", "used")
+    __slots__ = (
+        "_fall",
+        "attached",
+        "cap",
+        "is_control",
+        "is_gone",
+        "on_fallen",
+        "on_free",
+        "ready",
+        "session",
+        "used",
+    )
 
-    def __init__(self, session: Session, *, is_control: bool, cap: int, on_free: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        is_control: bool,
+        cap: int,
+        on_free: Callable[[], None],
+        on_fallen: Callable[[int, int, AmqpError], None] | None = None,
+    ) -> None:
         self.session = session
         self.is_control = is_control
         self.cap = cap
@@ -78,16 +88,19 @@ class Channel:
         self.ready = anyio.Event()
         self.is_gone = False
         self.attached: set[Link] = set()
-        self.confirmed = 0
         self.on_free = on_free
+        self.on_fallen = on_fallen
+        self._fall: _Fall | None = None
 
     def on_attached(self, link: Link) -> None:
         """The broker attached its end of a link."""
         self.attached.add(link)
-        self.confirmed = len(self.attached)
+        self._fall = None
 
-    def on_gone(self, link: Link) -> None:
-        """A link is gone, and its handle free."""
+    def on_gone(self, link: Link, taken_for: AmqpError | None = None) -> None:
+        """A link is gone, and its handle free; `taken_for` is the broker's error where we did not ask for that."""
+        if taken_for is not None and may_be_links(taken_for):
+            self._on_taken(link, taken_for)
         self.attached.discard(link)
         self.free()
 
@@ -96,16 +109,48 @@ class Channel:
         self.used -= count
         self.on_free()
 
+    @property
+    def carried(self) -> int:
+        """How many links the broker has attached, or had, when it began to refuse more or to take them away."""
+        return len(self.attached) if self._fall is None else self._fall.carried
+
+    def _on_taken(self, link: Link, error: AmqpError) -> None:
+        fall, state = self._fall, self.session.state
+        if fall is None or fall.error.condition != error.condition:
+            attached = len(self.attached)
+            # Where there is but this detach, the link may have been attached only to say why it is refused.
+            carried = attached if state is SessionState.ENDED else len(self.attached - {link})
+            fall = self._fall = _Fall(error, carried, self.used - attached)
+        # A broker may end the AMQP session, or detach link by link. What is ended by us, or with its connection, says
+        # nothing.
+        is_last = self.attached == {link} and fall.carried >= LEAST_LEARNED
+        is_over = state is SessionState.ENDED or is_last
+        is_ours = state is SessionState.ENDING or self.is_gone
+        if is_over and not is_ours and fall.asked and not fall.is_told and self.on_fallen is not None:
+            fall.is_told = True
+            self.on_fallen(fall.carried, fall.asked, error)
+
+
+@dataclass(slots=True)
+class _Fall:
+    """What the broker refuses or takes away with one error: how many links there were, and were asked for, before."""
+
+    error: AmqpError
+    carried: int
+    asked: int
+    is_told: bool = False
+
 
 class Channels:
     """All channels of one connection."""
 
     def __init__(
-        self, connection: Connection, *, handles: Handles, answer_timeout_s: float, flush: Callable[[], None]
+        self, connection: Connection, *, capacity: Capacity, answer_timeout_s: float, flush: Callable[[], None]
     ) -> None:
-        self.handles = handles
         self._connection = connection
-        self._per_channel = handles.most
+        self._capacity = capacity
+        self._handles = 1 + OUR_HANDLE_MAX
+        """How many links the peer takes on a channel, by its handle-max."""
         self._timeout_s = answer_timeout_s
         self._flush = flush
         self._channels: dict[Session, Channel] = {}
@@ -127,6 +172,14 @@ class Channels:
         return self._limit
 
     @property
+    def carried(self) -> int:
+        """How many session receivers the broker has attached here, or had, when it began to refuse more."""
+        channels = self._channels.values()
+        # Each pair has one sender, session receivers have none.
+        senders = sum(isinstance(link, SenderLink) for channel in channels for link in channel.attached)
+        return max(0, sum(channel.carried for channel in channels) - 2 * senders)
+
+    @property
     def capacity(self) -> int:
         """How many session receivers fit on this connection, as far as is known."""
         if self.limit == 1:
@@ -143,9 +196,9 @@ class Channels:
             except BaseException:
                 channel.free(count)
                 raise
-            if channel.used <= channel.cap:
+            if self._left(channel) >= 0:
                 return channel
-            # The peer's handle-max is lower than was thought when others reserved here too.
+            # It may have fewer links than was thought when others reserved here too.
             channel.free(count)
 
     def place_now(self, count: int, *, control: bool) -> Channel | None:
@@ -157,7 +210,7 @@ class Channels:
         if not channel.ready.is_set() or channel.is_gone:
             return None
         channel.used += count
-        if channel.cap - channel.used < _AHEAD and not control:
+        if self._left(channel) < _AHEAD and not control:
             self._open_ahead()
         return channel
 
@@ -166,16 +219,13 @@ class Channels:
         channel = self._channels.get(session)
         if channel is not None:
             handles = min(session.handle_max, session.remote_handle_max or 0) + 1
-            channel.cap = self._per_channel = min(self._per_channel, handles)
+            channel.cap = self._handles = min(self._handles, handles)
             channel.ready.set()
 
-    def on_ended(self, session: Session, error: AmqpError | None = None) -> None:
-        """A channel is gone, and its links with it; with as many as it had, where the broker says so, next time."""
+    def on_ended(self, session: Session) -> None:
+        """A channel is gone, and its links with it."""
         channel = self._channels.pop(session, None)
         if channel is not None:
-            if error is not None and error.condition == _TOO_MANY_LINKS and channel.confirmed >= _LEAST_SHARED:
-                self.handles.most = max(_LEAST_ALONE, min(self.handles.most, channel.confirmed))
-                self._per_channel = min(self._per_channel, self.handles.most)
             channel.is_gone = True
             self._control -= channel.is_control
             channel.ready.set()
@@ -185,6 +235,14 @@ class Channels:
         """The connection is gone: let nobody wait for a channel."""
         for session in list(self._channels):
             self.on_ended(session)
+
+    @property
+    def _per_channel(self) -> int:
+        return min(self._handles, self._capacity.links)
+
+    def _left(self, channel: Channel) -> int:
+        """How many more links it may have; less than none where it has more than is known now to be good."""
+        return min(channel.cap, self._capacity.links) - channel.used
 
     async def _until_ready(self, channel: Channel) -> None:
         if not channel.ready.is_set():
@@ -201,7 +259,7 @@ class Channels:
         shared = self.limit == 1
         for channel in self._channels.values():
             reserve = self._reserve(channel) if shared and not control else 0
-            if (shared or channel.is_control is control) and channel.used + count + reserve <= channel.cap:
+            if (shared or channel.is_control is control) and count + reserve <= self._left(channel):
                 return channel
         # The last channel is kept for control as long as there is none for it.
         kept = 0 if control or shared or self._control else 1
@@ -213,7 +271,7 @@ class Channels:
                 pass
         if control:
             for channel in self._channels.values():
-                if channel.used + count <= channel.cap:
+                if count <= self._left(channel):
                     return channel
         if self._per_channel < (_LEAST_SHARED if shared else _LEAST_ALONE):
             # No other connection would have more room, so it must not be asked for at once.
@@ -225,7 +283,7 @@ class Channels:
 
     def _open_ahead(self) -> None:
         """Have another channel open by the time that those there are full, where the peer allows it."""
-        room = sum(channel.cap - channel.used for channel in self._channels.values() if not channel.is_control)
+        room = sum(max(0, self._left(channel)) for channel in self._channels.values() if not channel.is_control)
         kept = 0 if self._control else 1
         if room < _AHEAD and 1 < len(self._channels) + kept < self.limit:
             with suppress(AmqpProtocolError):
@@ -242,7 +300,9 @@ class Channels:
         # Where everything shares one channel, requests must not wait for a window that messages have filled.
         window = DEFAULT_WINDOW if control or self.limit == 1 else MESSAGE_WINDOW
         session = self._connection.open_session(incoming_window=window, handle_max=OUR_HANDLE_MAX)
-        channel = Channel(session, is_control=control, cap=self._per_channel, on_free=self._on_free)
+        channel = Channel(
+            session, is_control=control, cap=self._handles, on_free=self._on_free, on_fallen=self._capacity.fell
+        )
         self._channels[session] = channel
         self._control += control
         self._flush()

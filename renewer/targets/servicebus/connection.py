@@ -28,8 +28,9 @@ from renewer.amqp import (
 from renewer.core.states import LossReason
 from renewer.core.timing import full_jitter_s
 from renewer.errors import LeaseLostError, RemoteError, TransientError
+from renewer.targets.servicebus.capacity import Capacity
 from renewer.targets.servicebus.cbs import Tokens
-from renewer.targets.servicebus.channels import Channels, Handles
+from renewer.targets.servicebus.channels import Channels
 from renewer.targets.servicebus.entities import Entities
 from renewer.targets.servicebus.links import Links
 from renewer.targets.servicebus.options import MAX_UNFINISHED_BYTES
@@ -78,7 +79,7 @@ class BrokerConnection:
         rng: random.Random,
         provider: TokenProvider,
         on_lost: Callable[[SessionLink, LossReason, str], None],
-        handles: Handles | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self._options = options
         self._clock = clock
@@ -100,9 +101,13 @@ class BrokerConnection:
         )
         self._transport = AmqpTransport(stream, self._amqp, clock=clock.now)
         self.answer_timeout_s = options.connect_timeout_s
+        if capacity is None:
+            capacity = Capacity(clock, options.target_name, options.links_per_session)
+        self.capacity = capacity
+        """What connections and AMQP sessions of the namespace carry."""
         self.channels = Channels(
             self._amqp,
-            handles=handles if handles is not None else Handles(options.links_per_session),
+            capacity=capacity,
             answer_timeout_s=self.answer_timeout_s,
             flush=self.flush,
         )
@@ -123,7 +128,7 @@ class BrokerConnection:
         self.load = 0
         """Sessions held or asked for here, and routes. Counted by the pool, which decides by it."""
         self.full_at: int | None = None
-        """With so many sessions the broker refused another one here."""
+        """With so many sessions the broker refused another one here; None where that is not so, or was judged."""
         self.is_proved = False
         """Whether a session was granted or a lock renewed here: the broker is there in earnest."""
         self.idle_since = clock.now()
@@ -155,9 +160,14 @@ class BrokerConnection:
     @property
     def has_room(self) -> bool:
         """Whether one more session fits."""
-        if self.load >= self._most or self.load >= self.channels.capacity or self.channels.is_crowded:
+        if self.channels.is_crowded or self.load >= min(self._most, self.channels.capacity):
             return False
-        return self.full_at is None or self.load < self.full_at
+        return self.load < self._refused_beyond()
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether more is reserved here than the broker allows, as was learned since."""
+        return self.load > self._refused_beyond()
 
     async def run(self) -> None:
         """Serve until the connection is over. Raises nothing but cancellation; `on_lost` was called for all by then."""
@@ -237,6 +247,12 @@ class BrokerConnection:
         use.users += 1
         self._asked.append(link)
         return link
+
+    def note_granted(self) -> None:
+        """A session was granted here: if the broker has refused more, it may have more room by now."""
+        ceiling = self.capacity.sessions
+        if ceiling.is_lowered:
+            ceiling.granted(self.channels.carried)
 
     def management(self, entity: str) -> Management:
         """Requests for the entity."""
@@ -333,8 +349,8 @@ class BrokerConnection:
                 self._links.on_event(event, is_over=self._amqp.state is ConnectionState.CLOSED)
             case SessionOpened(session):
                 self.channels.on_opened(session)
-            case SessionEnded(session, error):
-                self.channels.on_ended(session, error)
+            case SessionEnded(session):
+                self.channels.on_ended(session)
             case ConnectionOpened():
                 self._was_let_in = True
                 self._settled.set()
@@ -353,6 +369,10 @@ class BrokerConnection:
         self._links.close()
 
     # Helpers --------------------------------------------------------------------------------------------------------
+
+    def _refused_beyond(self) -> float:
+        most = self.capacity.sessions.value()
+        return most if self.full_at is None else min(most, self.full_at)
 
     async def _attach(self, entity: str, session_id: str | None, server_timeout_s: float) -> SessionLink:
         link = SessionLink(self, entity, session_id)

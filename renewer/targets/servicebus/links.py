@@ -84,5 +84,5 @@ class Links:
     def _gone(self, event: LinkDetached) -> None:
         owner = self._owners.pop(event.link, None)
         if owner is not None:
-            owner[1].on_gone(event.link)
+            owner[1].on_gone(event.link, None if event.by_us else event.error)
             owner[0].on_detached(event.error, by_us=event.by_us)

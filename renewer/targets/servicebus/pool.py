@@ -223,10 +223,17 @@ class Pool:
         if self.ceiling.is_lowered:
             what = f"the broker allows no more than {plural(len(self.connections))} now: {self.ceiling.why}"
         else:
-            what = f"{plural(have)} are full; raise max_connections of the namespace, or sessions_per_connection"
+            what = f"{plural(have)} are full; {self._what_to_raise()}"
         return TransientError(
             what, kind="busy", condition=OUR_LIMIT, retry_after_s=max(_FULL_S, self.ceiling.pause_s())
         )
+
+    def _what_to_raise(self) -> str:
+        for connection in self._connections:
+            refused = connection.capacity.sessions
+            if refused.is_lowered:
+                return f"raise max_connections of the namespace, as the broker allows no more on one: {refused.why}"
+        return "raise max_connections of the namespace, or sessions_per_connection"
 
     def _connect_failed(self, error: RemoteError) -> None:
         if is_too_many(error):

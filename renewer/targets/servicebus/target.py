@@ -10,8 +10,8 @@ import anyio
 from renewer.core.states import LeaseKind, LossReason
 from renewer.core.timing import full_jitter_s
 from renewer.errors import ConflictError, LeaseLostError, RemoteError, TransientError, UsageError
+from renewer.targets.servicebus.capacity import Capacity
 from renewer.targets.servicebus.ceilings import Ceiling
-from renewer.targets.servicebus.channels import Handles
 from renewer.targets.servicebus.connection import BrokerConnection
 from renewer.targets.servicebus.credentials import CountedTokens, token_provider
 from renewer.targets.servicebus.durations import LockDurations
@@ -89,7 +89,7 @@ class ServiceBusTarget:
         self._sessions = SessionLocks(options, self._pool, self._durations, report_loss, clock)
         self._pace = Pace(clock, self.name)
         self._messages = MessageLocks(self._message_wire(), self._durations, self._pace, clock)
-        self._handles = Handles(options.links_per_session)
+        self._capacity = Capacity(clock, self.name, options.links_per_session)
         self._stopping = anyio.Event()
 
     @property
@@ -301,5 +301,5 @@ class ServiceBusTarget:
                 f"cannot connect to {what}: {error or type(error).__name__}", kind="network"
             ) from error
         return BrokerConnection(
-            stream, self.options, self._clock, self._rng, self._provider, self._sessions.on_lost, self._handles
+            stream, self.options, self._clock, self._rng, self._provider, self._sessions.on_lost, self._capacity
         )

@@ -158,6 +158,7 @@ _TABLE: Final[dict[str, _Row]] = {
     NO_SESSION_FREE: _Row("timeout", "timeout", LossReason.DETACHED),
     "com.microsoft:server-busy": _BUSY,
     "amqp:resource-limit-exceeded": _BUSY,
+    "com.microsoft:quota-exceeded": _BUSY,
     "amqp:unauthorized-access": _UNAUTHORIZED,
     "com.microsoft:auth-failed": _UNAUTHORIZED,
     "amqp:not-found": _GONE,
