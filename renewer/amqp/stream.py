@@ -32,15 +32,11 @@ FAREWELL_S: Final = 2.0
 _GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
-async def connect(
-    host: str, port: int, *, ssl_context: ssl.SSLContext | None = None, server_hostname: str | None = None
-) -> ByteStream:
-    """A TCP stream, with `ssl_context` inside TLS. Raises OSError (ssl.SSLError is one); has no time limit."""
+async def connect(host: str, port: int) -> ByteStream:
+    """A TCP stream. Raises OSError; has no time limit."""
     stream = await anyio.connect_tcp(host, port)
     _tune_socket(stream)
-    if ssl_context is None:
-        return stream
-    return await secure(stream, ssl_context, server_hostname or host)
+    return stream
 
 
 async def secure(stream: ByteStream, ssl_context: ssl.SSLContext, server_hostname: str) -> ByteStream:

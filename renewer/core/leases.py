@@ -40,10 +40,10 @@ _LONGEST_PAUSE_S = 300.0
 _ACQUIRE_GRACE_S = 1.0
 """How long the shell may take to report an acquisition that it cancelled at its deadline."""
 
-_MOMENTS = 40
-"""Sessions are renewed earlier by less than this part of the lock, so that several share a moment (30 s: 500 ms)."""
+_MOMENTS = 20
+"""Sessions are renewed earlier by less than this part of the lock, so that several share a moment (30 s: 1 s)."""
 
-_CROWD_OF_A_MOMENT = 40
+_CROWD_OF_A_MOMENT = 60
 """Where there are more sessions the part is smaller, so that about this many, twice as many at most, share a moment."""
 
 _MESSAGE, _RENEWED = LeaseKind.MESSAGE, LeaseNews.RENEWED  # Looked up once, as the states are.

@@ -215,7 +215,7 @@ class SpareChannel:
         """See `Carrier`."""
         self._links.own(link, owner, channel)
 
-    def flush(self) -> None:
+    def flush(self, *, for_renewals: bool = False) -> None:
         """See `Carrier`."""
         outlet = self._outlet
         while outlet.at_rest:

@@ -44,6 +44,7 @@ from renewer.amqp import (
     connect,
     encode_frame,
     encode_performative,
+    secure,
 )
 
 pytestmark = pytest.mark.anyio
@@ -156,7 +157,9 @@ def client_connection(**options: object) -> Connection:
 async def client_of(
     port: int, *, tls: ssl.SSLContext | None = None, **options: object
 ) -> AsyncIterator[tuple[AmqpTransport, Recorder]]:
-    stream = await connect("127.0.0.1", port, ssl_context=tls)
+    stream = await connect("127.0.0.1", port)
+    if tls is not None:
+        stream = await secure(stream, tls, "127.0.0.1")
     transport = AmqpTransport(stream, client_connection(**options))
     recorder = Recorder()
     async with anyio.create_task_group() as tasks:
@@ -214,8 +217,9 @@ async def test_a_certificate_that_is_not_trusted_is_refused(certificate: Path) -
     tls_listener = TLSListener(listener, server_tls)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_serve_quietly, tls_listener)
+        stream = await connect("127.0.0.1", _port_of(listener))
         with anyio.fail_after(10), pytest.raises(ssl.SSLError):
-            await connect("127.0.0.1", _port_of(listener), ssl_context=ssl.create_default_context())
+            await secure(stream, ssl.create_default_context(), "127.0.0.1")
         tasks.cancel_scope.cancel()
     await listener.aclose()
 
@@ -239,8 +243,9 @@ async def test_a_peer_that_hangs_up_during_the_handshake_is_an_os_error() -> Non
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, hang_up)
+        stream = await connect("127.0.0.1", _port_of(listener))
         with anyio.fail_after(10), pytest.raises(OSError):
-            await connect("127.0.0.1", _port_of(listener), ssl_context=ssl.create_default_context())
+            await secure(stream, ssl.create_default_context(), "127.0.0.1")
         tasks.cancel_scope.cancel()
     await listener.aclose()
 

@@ -88,8 +88,8 @@ def test_a_lease_that_was_lost_at_risk_begins_its_new_epoch_with_a_clean_slate()
     story.advance(10.5)
     assert story.grant(10.5, story.lease._attempt, sent_at=10.5, epoch=2) == ["tell reacquired epoch 2"]
     assert (story.lease.failures, story.lease.last_error) == (0, None)
-    assert story.scheduler.next_due() == 12.875
-    assert story.advance(12.875)[-1].endswith("until 20.5")
+    assert story.scheduler.next_due() == 12.75
+    assert story.advance(12.75)[-1].endswith("until 20.5")
 
 
 def test_each_epoch_that_is_lost_is_told_once() -> None:

@@ -216,7 +216,7 @@ def test_a_thousand_leases_are_renewed_for_a_minute_each_on_time() -> None:
             (told,) = scheduler.handle(grant, now, 0.0)
             assert isinstance(told, TellLease)
             assert told.margin_s is not None
-            assert 5.0 <= told.margin_s < 5.0 + 10.0 / 40
+            assert 5.0 <= told.margin_s <= 5.0 + 10.0 / 20
             renewed[effect.spec.id] += 1
     assert set(renewed.values()) == {11, 12}
 
@@ -226,7 +226,7 @@ def test_sessions_share_their_moments_unless_that_would_be_too_many(count: int) 
     scheduler = with_held_leases(*(13.5 * number / count for number in range(count)), lock_s=30.0)
     # Those of the second half: the first were granted while there were few.
     moments = Counter(lease.next_attempt_at for lease in list(scheduler.leases())[count // 2 :])
-    assert max(moments.values()) <= 100
+    assert max(moments.values()) <= 200
     assert len(moments) <= max(128, count // 100)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
+from renewer.targets.servicebus import requests
 from renewer.targets.servicebus.connection import TICK_S
 from renewer.targets.servicebus.management import Management
 from tests.targets.servicebus_rig import begin_renewal, failing, rig, spec
@@ -23,10 +24,10 @@ def anyio_backend(request):
 class Answer:
     """Asks for a renewal, and remembers what came."""
 
-    def __init__(self, r):
+    def __init__(self, r, session_id="s1"):
         self.all = []
         self._is_there = anyio.Event()
-        self.renewal = begin_renewal(r.target, spec(), 1, self._take_in)
+        self.renewal = begin_renewal(r.target, spec(session_id), 1, self._take_in)
 
     def _take_in(self, renewal):
         self.all.append(renewal)
@@ -63,7 +64,7 @@ async def test_what_a_bug_kept_from_being_asked_does_not_count_as_begun(monkeypa
         await r.target.acquire(spec(), 1)
         wanted = SimpleNamespace(spec=spec(), epoch=1, renewal=None)
 
-        def bug(*_):
+        def bug(*_, **__):
             raise ValueError
 
         monkeypatch.setattr(Management, "ask", bug)
@@ -136,6 +137,58 @@ async def test_what_is_answered_after_it_was_cancelled_is_told_to_nobody():
         r.broker.on_management = lambda ask: [one.renew() for one in r.broker.asks]
         assert (await Answer(r).wait()).grant is not None
         assert cancelled.all == []
+
+
+async def test_a_renewal_asked_for_again_while_it_waits_is_sent_once_and_in_its_place():
+    async with rig(request_window=1) as r:
+        for session_id in ("s1", "s2", "s3"):
+            await r.target.acquire(spec(session_id), 1)
+        r.broker.on_management = lambda ask: None
+        first, second, third = (Answer(r, session_id) for session_id in ("s1", "s2", "s3"))
+        again = Answer(r, "s2")
+        second.renewal.cancel()
+        await r.broker.until(lambda: r.broker.asks)
+        r.broker.on_management = lambda ask: ask.renew()
+        r.broker.asks[0].renew()
+        for answer in (first, again, third):
+            assert (await answer.wait()).grant is not None
+        assert [ask.session_id for ask in r.broker.asks] == ["s1", "s2", "s3"]
+        assert second.all == []
+
+
+async def test_of_renewals_of_one_lock_the_last_alone_counts_against_the_window_and_each_may_be_answered():
+    async with rig(request_window=2) as r:
+        for session_id in ("s1", "s2"):
+            await r.target.acquire(spec(session_id), 1)
+        r.broker.on_management = lambda ask: None
+        late = [Answer(r) for _ in range(5)]
+        await r.broker.until(lambda: len(r.broker.asks) == 5)
+        r.broker.on_management = lambda ask: ask.renew()
+        begun_at = r.clock.now()
+        assert (await Answer(r, "s2").wait()).grant is not None
+        assert r.clock.now() - begun_at < TICK_S
+        r.broker.asks[0].renew()
+        assert (await late[0].wait()).grant is not None
+        assert [answer.all for answer in late[1:]] == [[]] * 4
+
+
+async def test_what_waits_for_the_links_of_a_pair_is_asked_over_those_that_replace_it_and_no_longer_there(monkeypatch):
+    monkeypatch.setattr(requests, "WINDOW_HOLD_S", 10.0)
+    async with rig(request_window=1) as r:
+        await r.target.acquire(spec(), 1)
+        await r.target.acquire(spec("s2"), 1)
+        r.broker.on_management = lambda ask: None
+        Answer(r)
+        waiting = Answer(r, "s2")
+        await r.broker.until(lambda: r.broker.asks)
+        # Nothing comes back: a second pair of links is attached.
+        await anyio.sleep(requests.STALLED_S + 3 * TICK_S)
+        r.broker.on_management = lambda ask: ask.renew()
+        again = Answer(r, "s2")
+        assert (await again.wait()).grant is not None
+        await anyio.sleep(15)
+        assert [ask.session_id for ask in r.broker.asks] == ["s1", "s2"]
+        assert waiting.all == []
 
 
 async def test_replies_are_settled_together_and_soon_though_nothing_else_is_asked():

@@ -12,7 +12,7 @@ import anyio
 import pytest
 import structlog
 from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSListener
+from anyio.streams.tls import TLSAttribute, TLSListener
 from azure.servicebus import ServiceBusMessage, TransportType
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import SessionCannotBeLockedError
@@ -24,6 +24,7 @@ from renewer.errors import TransientError, UsageError
 from renewer.targets.servicebus import NamespaceOptions, ServiceBusTarget, SharedAccessKey
 from renewer.targets.servicebus.tcp import TcpConnector
 from renewer.targets.servicebus.transports import connector_for
+from renewer.targets.servicebus.unhurried import Unhurried, UnhurriedStream
 from tests.targets.scripted_broker import TestClock, scripted_broker
 from tests.targets.servicebus_rig import failing, spec
 from tests.targets.tls_rig import Authority
@@ -170,6 +171,15 @@ async def test_a_broker_is_called_what_the_namespace_is_called_wherever_it_is(au
         settings = options(port, ca_file=str(authority.file), hostname="ns.servicebus.windows.net")
         async with target(settings) as (made, _):
             await made.acquire(spec(), 1)
+
+
+async def test_what_is_below_tls_can_be_left_unread_for_a_moment(authority):
+    async with tls_broker(authority.server("127.0.0.1")) as port:
+        settings = options(port, ca_file=str(authority.file))
+        async with await connector_for(settings)(settings) as stream:
+            # TLS gives out record by record what is there.
+            assert isinstance(stream.extra(Unhurried.stream), UnhurriedStream)
+            assert stream.extra(TLSAttribute.tls_version) >= "TLSv1.2"
 
 
 @pytest.mark.parametrize("transport", ["amqp", "amqp-websocket"])

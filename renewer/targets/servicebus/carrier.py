@@ -36,8 +36,8 @@ class Carrier(Protocol):
         """Tell `owner` about the link; its handle on `channel` is given back when it is gone."""
         ...
 
-    def flush(self) -> None:
-        """Have what was queued sent."""
+    def flush(self, *, for_renewals: bool = False) -> None:
+        """Have what was queued sent; the answers are not urgent if it is but renewals, or settles their replies."""
         ...
 
     def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:

@@ -36,6 +36,7 @@ from renewer.targets.servicebus.links import Links
 from renewer.targets.servicebus.options import MAX_UNFINISHED_BYTES
 from renewer.targets.servicebus.sessionlink import SessionLink
 from renewer.targets.servicebus.sharing import Sharing
+from renewer.targets.servicebus.unhurried import Unhurried
 from renewer.targets.servicebus.verdicts import TOO_LARGE, copy_of, describe, describe_end, loss_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 0.5
 """How often tokens, windows and unused entities are looked after."""
+
+REST_S: Final = 0.025
+"""How long answers to renewals may lie unread, at most. Nothing is lost by it: a lock counts from when its renewal was
+sent. That a session is lost is heard so much later where it is told just then."""
+
+ANSWER_S: Final = 0.002
+"""About how long a broker takes for each, where it takes one after the other: fewer are not waited for as long."""
+
+URGENT_S: Final = 0.5
+"""So long after anything but a renewal was asked for, all that comes is read at once: somebody waits for it."""
 
 SUSPECT_AFTER: Final = 3
 """So many requests in a row without an answer, and no new session is put on this connection."""
@@ -100,6 +111,10 @@ class BrokerConnection:
             now=clock.now(),
         )
         self._transport = AmqpTransport(stream, self._amqp, clock=clock.now)
+        unhurried = stream.extra(Unhurried.stream, None)  # noqa: S610 - a stream's attribute
+        if unhurried is not None:
+            unhurried.rest_s = self._rest_s
+        self._urgent_until = clock.now()
         self.answer_timeout_s = options.connect_timeout_s
         if capacity is None:
             capacity = Capacity(clock, options.target_name, options.links_per_session)
@@ -272,8 +287,10 @@ class BrokerConnection:
         """Monotonic seconds."""
         return self._clock.now()
 
-    def flush(self) -> None:
-        """Have what was queued sent."""
+    def flush(self, *, for_renewals: bool = False) -> None:
+        """See `Carrier`."""
+        if not for_renewals:
+            self._urgent_until = self.now() + URGENT_S
         self._transport.flush()
 
     def new_link_name(self) -> str:
@@ -373,6 +390,11 @@ class BrokerConnection:
     def _refused_beyond(self) -> float:
         most = self.capacity.sessions.value()
         return most if self.full_at is None else min(most, self.full_at)
+
+    def _rest_s(self) -> float:
+        """How long what the broker sends next may lie unread: a while, where several renewals are to be answered."""
+        pending = self._entities.pending
+        return min(REST_S, ANSWER_S * pending) if pending > 1 and self.now() >= self._urgent_until else 0.0
 
     async def _attach(self, entity: str, session_id: str | None, server_timeout_s: float) -> SessionLink:
         link = SessionLink(self, entity, session_id)

@@ -53,6 +53,11 @@ class Entities:
             management.close(self._over)
         return entity
 
+    @property
+    def pending(self) -> int:
+        """Requests that wait to be sent or answered."""
+        return sum(entity.management.pending for entity in self._entities.values())
+
     def leave(self, name: str) -> None:
         """One fewer uses it."""
         entity = self._entities.get(name)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class HeldLock:
     """What is known of a session that is held."""
 
-    __slots__ = ("_renewal", "anchored_at", "epoch", "is_told", "lease_id", "link", "lock", "loss", "session")
+    __slots__ = ("_renewal", "anchored_at", "asked", "epoch", "is_told", "lease_id", "link", "lock", "loss", "session")
 
     def __init__(self, lease_id: LeaseId, epoch: int, link: SessionLink, session: HeldSession, lock: LockClock) -> None:
         self.lease_id = lease_id
@@ -36,6 +36,8 @@ class HeldLock:
         self.anchored_at = 0.0
         self.loss: LinkLost | None = None
         self.is_told = False
+        self.asked: Request | None = None
+        """The latest renewal that was asked for, while it has no answer and is waited for."""
         self._renewal: Template | None = None
 
     @property
@@ -90,13 +92,17 @@ class SessionRenewal:
         """Ask, unless that cannot be done now."""
         # It may be answered at once: by a pair of links that fails.
         self._wanted.renewal = self
+        held = self._held
         try:
-            self._request = self._held.management.ask(self._held.renewal(), self._on_answer)
+            request = held.management.ask(held.renewal(), self._on_answer, before=held.asked)
         except TransientError:
             self._wanted.renewal = None
         except BaseException:
             self._wanted.renewal = None
             raise
+        self._request = request
+        if request.is_unanswered:
+            held.asked = request
 
     async def finish(self) -> Grant:
         """See `PendingRenewal`."""
@@ -109,10 +115,16 @@ class SessionRenewal:
     def cancel(self) -> None:
         """See `PendingRenewal`."""
         if self._request is not None:
+            self._over(self._request)
             self._request.cancel()
+
+    def _over(self, request: Request) -> None:
+        if self._held.asked is request:
+            self._held.asked = None
 
     def _on_answer(self, request: Request) -> None:
         self._request = request
+        self._over(request)
         reply = request.reply
         if reply is not None and reply.is_success:
             with suppress(TransientError):  # A reply that does not say until when: `finish` raises it again.

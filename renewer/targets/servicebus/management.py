@@ -54,9 +54,9 @@ class Management:
         """
         return await self.accepted(await self._pair.request(ask), ask)
 
-    def ask(self, ask: Template, answered: Callable[[Request], None]) -> Request:
+    def ask(self, ask: Template, answered: Callable[[Request], None], *, before: Request | None = None) -> Request:
         """Send a request that no task waits for: see `RequestPair.ask`. Its reply is for `accepted` to judge."""
-        return self._pair.ask(ask, answered)
+        return self._pair.ask(ask, answered, before=before)
 
     async def accepted(self, reply: Reply, ask: Template) -> Reply:
         """The reply to `ask`, or the one to asking again, if it is a success; the errors are those of `request`."""

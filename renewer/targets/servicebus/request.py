@@ -27,6 +27,7 @@ class Request:
         "home",
         "is_cancelled",
         "key",
+        "place",
         "reply",
         "sent_at",
         "template",
@@ -39,6 +40,7 @@ class Request:
         self.reply: Reply | None = None
         self.error: RemoteError | None = None
         self.is_cancelled = False
+        self.place = -1
         self.key = b""
         self.sent_at = 0.0
         self.counts = False

@@ -8,6 +8,7 @@ fail, and the pair is attached anew for those that wait.
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -88,7 +89,8 @@ class RequestPair:
         self._trouble: RemoteError | None = None
         self._failures = 0
         self._ids = message_ids()
-        self._queue: dict[Request, None] = {}
+        self._places = count()
+        self._queue: dict[int, Request] = {}
         self._sent: dict[bytes, Request] = {}
         self._registry: dict[bytes, Request] = {} if registry is None else registry
         self._replied_at = 0.0
@@ -117,7 +119,7 @@ class RequestPair:
         """Whether the links are attached, and yet nothing has come back for so long that other links may do better."""
         if not self.is_open:
             return False
-        waiting = [next(iter(requests), None) for requests in (self._sent.values(), self._queue)]
+        waiting = [next(iter(requests.values()), None) for requests in (self._sent, self._queue)]
         asked_at = min((request.asked_at for request in waiting if request is not None), default=now)
         return now - max(asked_at, self._replied_at) > STALLED_S
 
@@ -134,23 +136,40 @@ class RequestPair:
             request.cancel()
         return request.result()
 
-    def ask(self, template: Template, answered: Callable[[Request], None]) -> Request:
+    def ask(self, template: Template, answered: Callable[[Request], None], *, before: Request | None = None) -> Request:
         """Send as soon as window and credit allow; no task is needed to wait for the reply.
 
         `answered` is called once, with the request, when it has its result, be that before this returns; never after
         `cancel`. Who gets an error there may be told while links or connection are going down. TransientError if the
         pair is closed.
+
+        `before` is one that asks for the same. If it was sent it is listened to, and no longer counts against the
+        window; if not, it never will be, and the new one has its place in the queue.
         """
         if self._is_closed:
             raise TransientError(f"{self.address} is closed", kind="network")
         request = Request(template, self, self._carrier.now(), answered)
-        self._queue[request] = None
+        if before is None or not before.home.replace(before, request):
+            request.place = next(self._places)
+            self._queue[request.place] = request
         try:
             self.pump()
         except BaseException:
             self.forget(request)
             raise
         return request
+
+    def replace(self, before: Request, request: Request) -> bool:
+        """`before` no longer counts, for `request` asks for the same. Whether that now has its place in our queue."""
+        self._uncount(before)
+        if self._queue.get(before.place) is not before:
+            return False
+        if request.home is not self:
+            del self._queue[before.place]
+            return False
+        request.place = before.place
+        self._queue[request.place] = request
+        return True
 
     def open_soon(self) -> None:
         """Attach the links, if that has not been done or begun."""
@@ -167,7 +186,7 @@ class RequestPair:
         """Send what may be sent. Called whenever that may have changed, and now and then for the window's sake."""
         if self._unsettled:
             self._settle_replies()
-            self._carrier.flush()
+            self._carrier.flush(for_renewals=True)
         if not self._queue:
             return
         sender = self._sender
@@ -175,11 +194,12 @@ class RequestPair:
             self.open_soon()
             return
         now = self._carrier.now()
+        for_renewals = True
         while self._queue and sender.credit > sender.queued and self._has_room(now):
-            request = next(iter(self._queue))
-            del self._queue[request]
+            request = self._queue.pop(next(iter(self._queue)))
+            for_renewals = for_renewals and request.template.is_settled
             self._send(sender, request, now)
-        self._carrier.flush()
+        self._carrier.flush(for_renewals=for_renewals)
 
     def close(self, error: RemoteError) -> None:
         """Fail everything that waits, and never open again. The links are detached if they can be."""
@@ -187,7 +207,7 @@ class RequestPair:
         self._trouble = error
         self._detach()
         self._settled.set()
-        self._fail([*self._queue, *self._sent.values()], error)
+        self._fail([*self._queue.values(), *self._sent.values()], error)
 
     # Events of the two links ----------------------------------------------------------------------------------------
 
@@ -266,7 +286,7 @@ class RequestPair:
             self._failures += 1
             self._trouble = error
             self._detach()
-            self._fail([*self._queue, *self._sent.values()], error)
+            self._fail([*self._queue.values(), *self._sent.values()], error)
         finally:
             self._is_opening = False
         self.pump()
@@ -371,7 +391,8 @@ class RequestPair:
 
     def forget(self, request: Request) -> None:
         """Forget a request that is answered, failed, or that nobody waits for any longer."""
-        self._queue.pop(request, None)
+        if self._queue.get(request.place) is request:
+            del self._queue[request.place]
         self._uncount(request)
         was_sent = self._sent.pop(request.key, None) is not None
         self._registry.pop(request.key, None)

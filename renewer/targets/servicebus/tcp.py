@@ -13,6 +13,7 @@ from renewer.amqp import connect as connect_stream
 from renewer.amqp import secure
 from renewer.errors import UsageError
 from renewer.targets.servicebus.tunnel import open_tunnel
+from renewer.targets.servicebus.unhurried import UnhurriedStream
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -32,13 +33,12 @@ class TcpConnector:
     async def __call__(self, options: NamespaceOptions) -> ByteStream:
         """A stream to the broker. Raises OSError."""
         if options.proxy is None:
-            stream = await connect_stream(
-                options.host, options.port, ssl_context=self._tls, server_hostname=options.hostname
-            )
+            stream = await connect_stream(options.host, options.port)
         else:
             stream = await open_tunnel(options.proxy, options.host, options.port)
-            if self._tls is not None:
-                stream = await secure(stream, self._tls, options.hostname)
+        stream = UnhurriedStream(stream)
+        if self._tls is not None:
+            stream = await secure(stream, self._tls, options.hostname)
         raw_socket: Any = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - a stream's attribute
         if raw_socket is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             with suppress(OSError):  # That the stream has gone already shows where it is read.
