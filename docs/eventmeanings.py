@@ -100,6 +100,8 @@ PHRASES: Final = {
     "more. From now on none has more than `links_per_session`; see `remedy`.",
     "lock duration uncertain": "Two clocks differ, so a short lock is assumed; see `remedy`.",
     "reply dropped": "The broker answered something that nobody asked.",
+    "reply not readable": "The broker's answer to a request is not well-formed, see `error`, and was dropped: "
+    "renewals over this connection may fail until it writes others. Please report it with the name of the broker.",
     "a connection failed": _OURS + " The connection is made anew.",
     "renewals raised an unexpected error": _OURS + " The renewals are tried again.",
     "renewal raised an unexpected error": _OURS + " The renewal is tried again.",

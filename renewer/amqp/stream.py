@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,6 @@ from anyio.streams.tls import TLSStream
 from renewer.amqp.connection import Connection, ConnectionState
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from anyio.abc import ByteStream
@@ -42,7 +42,7 @@ async def connect(host: str, port: int) -> ByteStream:
 async def secure(stream: ByteStream, ssl_context: ssl.SSLContext, server_hostname: str) -> ByteStream:
     """TLS inside a stream, which is closed if that fails. Raises OSError; has no time limit."""
     try:
-        return await TLSStream.wrap(
+        return await _TlsStream.wrap(
             stream,
             server_side=False,
             hostname=server_hostname,
@@ -54,6 +54,25 @@ async def secure(stream: ByteStream, ssl_context: ssl.SSLContext, server_hostnam
         if isinstance(error, (anyio.EndOfStream, anyio.BrokenResourceError)):
             raise ConnectionAbortedError("the peer ended the TLS handshake") from error
         raise
+
+
+class _TlsStream(TLSStream):
+    """TLS of which a read gives out all that is there, and not a single record: a peer may make one of each frame."""
+
+    _trouble: ssl.SSLError | None = None
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if self._trouble is not None:
+            raise self._trouble
+        data = await super().receive(max_bytes)
+        try:
+            while len(data) < max_bytes and (more := self._ssl_object.read(max_bytes - len(data))):
+                data += more
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._trouble = error  # TLS tells it once; it is for the call after these data.
+        return data
 
 
 class AmqpTransport:
@@ -78,15 +97,16 @@ class AmqpTransport:
         self._finished = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self._on_event: Callable[[Event], None] | None = None
+        self._at_rest: Callable[[], None] | None = None
         self._failure: BaseException | None = None
 
-    async def run(self, on_event: Callable[[Event], None]) -> None:
+    async def run(self, on_event: Callable[[Event], None], at_rest: Callable[[], None] | None = None) -> None:
         """Run until the connection is over.
 
-        `on_event` is called in order, and last with `ConnectionClosed`, on cancellation too. What it raises ends the
-        connection and comes out of here.
+        `on_event` is called in order, and last with `ConnectionClosed`, on cancellation too; `at_rest` whenever all
+        events that came together were told. What they raise ends the connection and comes out of here.
         """
-        self._on_event = on_event
+        self._on_event, self._at_rest = on_event, at_rest
         _tune_socket(self._stream)
         try:
             async with anyio.create_task_group() as tasks:
@@ -189,6 +209,8 @@ class AmqpTransport:
             try:
                 for event in events:
                     self._on_event(event)
+                if self._at_rest is not None:
+                    self._at_rest()
             except Exception as error:
                 self._failure = error
         self.flush()

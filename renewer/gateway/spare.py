@@ -84,6 +84,7 @@ class SpareChannel:
         "_ended",
         "_entities",
         "_is_token_trouble_told",
+        "_is_unreadable_told",
         "_links",
         "_looked_at",
         "_outlet",
@@ -128,6 +129,7 @@ class SpareChannel:
         self._entities: dict[str, _Entity] = {}
         self._trouble: RemoteError | None = None
         self._is_token_trouble_told = False
+        self._is_unreadable_told = False
         self._looked_at = -LOOK_S
         way.on_frame = self._on_frame
 
@@ -239,9 +241,15 @@ class SpareChannel:
     def unanswered(self) -> None:
         """See `Carrier`: nothing is chosen here by who does not answer."""
 
-    def dropped_reply(self, node: str, why: str) -> None:
+    def dropped_reply(self, node: str) -> None:
         """See `Carrier`."""
-        log.debug("reply dropped", gateway=self.name, node=node, why=why)
+        log.debug("reply dropped", gateway=self.name, node=node)
+
+    def unreadable_reply(self, node: str, error: AmqpProtocolError) -> None:
+        """See `Carrier`. Told once a connection."""
+        if not self._is_unreadable_told:
+            self._is_unreadable_told = True
+            log.warning("reply not readable", gateway=self.name, node=node, error=str(error))
 
     def token_not_refreshed(self, entity: str, error: RemoteError, left_s: float) -> None:
         """See `Carrier`. Told once a connection: a credential that fails does so on all of them, again and again."""

@@ -7,13 +7,14 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream
-from anyio.streams.tls import TLSListener
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.tls import TLSListener, TLSStream
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -208,6 +209,77 @@ async def test_messages_go_there_and_back_over_tls(certificate: Path) -> None:
         await exchange(transport, recorder)
         await transport.aclose()
         assert recorder.events[-1] == ConnectionClosed(None, "closed")
+
+
+class Gathered(ByteStream):
+    """One end of a pipe in memory that gives out all that has come by then, as a socket does."""
+
+    def __init__(self, send: MemoryObjectSendStream[bytes], receive: MemoryObjectReceiveStream[bytes]) -> None:
+        self._send, self._receive = send, receive
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = await self._receive.receive()
+        with suppress(anyio.WouldBlock, anyio.EndOfStream):
+            while True:
+                data += self._receive.receive_nowait()
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self._send.send(bytes(item))
+
+    async def send_eof(self) -> None:
+        self._send.close()
+
+    async def aclose(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+@asynccontextmanager
+async def tls_pair(certificate: Path) -> AsyncIterator[tuple[ByteStream, TLSStream, Gathered]]:
+    """The client's end of a TLS connection in memory, the server's, and what that sends over."""
+    server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_tls.load_cert_chain(certificate)
+    up_send, up_receive = anyio.create_memory_object_stream[bytes](100)
+    down_send, down_receive = anyio.create_memory_object_stream[bytes](100)
+    below = Gathered(down_send, up_receive)
+    served: list[TLSStream] = []
+
+    async def serve() -> None:
+        served.append(await TLSStream.wrap(below, server_side=True, ssl_context=server_tls, standard_compatible=False))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        client_tls = ssl.create_default_context(cafile=certificate)
+        client = await secure(Gathered(up_send, down_receive), client_tls, "localhost")
+    async with client, served[0]:
+        yield client, served[0], below
+
+
+async def test_all_records_of_tls_that_are_there_are_read_at_once(certificate: Path) -> None:
+    async with tls_pair(certificate) as (client, server, _):
+        for word in (b"one", b"two", b"three"):
+            await server.send(word)
+        assert await client.receive() == b"onetwothree"
+        for word in (b"four", b"five", b"six"):
+            await server.send(word)
+        assert [await client.receive(6), await client.receive(6)] == [b"fourfi", b"vesix"]
+
+
+async def test_what_comes_before_the_end_or_garbage_is_read_and_then_that_is_told(certificate: Path) -> None:
+    async with tls_pair(certificate) as (client, server, below):
+        await server.send(b"last words")
+        await below.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert await client.receive() == b"last words"
+        for _ in range(2):
+            with pytest.raises(ssl.SSLError, match=r"(?i)bad record mac|decryption failed"):
+                await client.receive()
+    async with tls_pair(certificate) as (client, server, below):
+        await server.send(b"last words")
+        await below.send_eof()
+        assert await client.receive() == b"last words"
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await client.receive()
 
 
 async def test_a_certificate_that_is_not_trusted_is_refused(certificate: Path) -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
+import structlog
 
 from renewer.core.states import LossReason
 from renewer.errors import LeaseLostError, TransientError
@@ -71,6 +72,37 @@ async def test_what_a_bug_kept_from_being_asked_does_not_count_as_begun(monkeypa
         with pytest.raises(ValueError):
             r.target.begin_renewals([wanted], pytest.fail)
         assert wanted.renewal is None
+
+
+async def test_what_cannot_be_asked_now_does_not_count_as_begun(monkeypatch):
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+
+        def closed(*_, **__):
+            raise TransientError("closed", kind="network")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Management, "ask", closed)
+            assert begin_renewal(r.target, spec(), 1, pytest.fail) is None
+        assert (await Answer(r).wait()).grant is not None
+
+
+async def test_grants_that_come_together_are_told_together_and_none_of_what_ended_with_them():
+    async with rig() as r:
+        for number in range(4):
+            await r.target.acquire(spec(f"s{number}"), 1)
+        r.broker.on_management = lambda ask: None
+        wanted = [SimpleNamespace(spec=spec(f"s{number}"), epoch=1, renewal=None) for number in range(4)]
+        told = []
+        r.target.begin_renewals(wanted, told.append)
+        await r.broker.until(lambda: len(r.broker.asks) == 4)
+        wanted[1].renewal.cancel()
+        r.broker.asks[3].answer(410, "com.microsoft:session-lock-lost")
+        for ask in r.broker.asks[:3]:
+            ask.renew()
+        await anyio.sleep(1)
+        assert sorted([[one.spec.session_id for one in those] for those in told]) == [["s0", "s2"], ["s3"]]
+        assert [one.renewal.grant is not None for one in (wanted[0], wanted[2], wanted[3])] == [True, True, False]
 
 
 async def test_a_token_that_is_refused_is_replaced_and_the_renewal_asked_for_again():
@@ -189,6 +221,22 @@ async def test_what_waits_for_the_links_of_a_pair_is_asked_over_those_that_repla
         await anyio.sleep(15)
         assert [ask.session_id for ask in r.broker.asks] == ["s1", "s2"]
         assert waiting.all == []
+
+
+async def test_replies_that_cannot_be_read_are_told_the_first_and_the_second_time_and_then_ever_less():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        r.broker.on_management = lambda ask: ask.send(b"\x00\x53\x77\xc1\x03\x02\xa1\x09s3cret")
+        with structlog.testing.capture_logs() as logs:
+            for count in range(1, 6):
+                begin_renewal(r.target, spec(), 1, pytest.fail).cancel()
+                await r.broker.until(lambda count=count: len(r.broker.asks) == count)
+                await anyio.sleep(0.1)
+        told = [line for line in logs if line["event"] == "reply not readable"]
+        assert [line["count"] for line in told] == [1, 2, 4]
+        assert {line["node"] for line in told} == {"orders/$management"}
+        assert told[0]["error"]
+        assert "s3cret" not in str(logs)
 
 
 async def test_replies_are_settled_together_and_soon_though_nothing_else_is_asked():

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from renewer.amqp import Link
-    from renewer.errors import RemoteError
+    from renewer.errors import AmqpProtocolError, RemoteError
     from renewer.targets.servicebus.channels import Channel
     from renewer.targets.servicebus.links import LinkOwner
 
@@ -56,8 +56,12 @@ class Carrier(Protocol):
         """Somebody stopped waiting for an answer."""
         ...
 
-    def dropped_reply(self, node: str, why: str) -> None:
-        """A reply came that nobody can use."""
+    def dropped_reply(self, node: str) -> None:
+        """A reply came for nobody."""
+        ...
+
+    def unreadable_reply(self, node: str, error: AmqpProtocolError) -> None:
+        """A reply came that makes no sense, and is dropped: whoever waits for it gets none."""
         ...
 
     def token_not_refreshed(self, entity: str, error: RemoteError, left_s: float) -> None:

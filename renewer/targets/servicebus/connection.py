@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup
 
     from renewer.amqp import AmqpError, Event, Link
-    from renewer.errors import TransientKind
+    from renewer.errors import AmqpProtocolError, TransientKind
     from renewer.ports import Clock
     from renewer.targets.servicebus.channels import Channel
     from renewer.targets.servicebus.credentials import TokenProvider
@@ -132,6 +132,8 @@ class BrokerConnection:
         self._link_names = uuid4().hex[:16], itertools.count(1)
         self._asked: deque[SessionLink] = deque()
         """Sessions that were asked for with `ask_for_session`, as long as the first of them waits for its answer."""
+        self._unreadable = 0
+        self._to_tell: list[Callable[[], None]] = []
         self._most = options.sessions_that_share
         self._max_message_size = options.max_receive_size
         self._tasks: TaskGroup | None = None
@@ -190,7 +192,7 @@ class BrokerConnection:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._tick)
-                await self._transport.run(self._on_event)
+                await self._transport.run(self._on_event, self._tell)
                 tasks.cancel_scope.cancel()
         except Exception:
             # A fault of ours costs this connection, not the others.
@@ -293,6 +295,10 @@ class BrokerConnection:
             self._urgent_until = self.now() + URGENT_S
         self._transport.flush()
 
+    def tell_together(self, tell: Callable[[], None]) -> None:
+        """Have that called once all that the broker sent together is taken in. Only for what came from it just now."""
+        self._to_tell.append(tell)
+
     def new_link_name(self) -> str:
         """What no other link is called, on any connection: the broker tells sessions apart by it."""
         return f"{self._link_names[0]}-{next(self._link_names[1])}"
@@ -327,9 +333,16 @@ class BrokerConnection:
         """Somebody stopped waiting for an answer."""
         self._silence += 1
 
-    def dropped_reply(self, node: str, why: str) -> None:
-        """A reply came that nobody can use."""
-        log.debug("reply dropped", node=node, why=why)
+    def dropped_reply(self, node: str) -> None:
+        """See `Carrier`."""
+        log.debug("reply dropped", node=node)
+
+    def unreadable_reply(self, node: str, error: AmqpProtocolError) -> None:
+        """See `Carrier`. Told the 1st, 2nd, 4th, 8th time and so on: a broker that writes one so writes all so."""
+        self._unreadable += 1
+        if self._unreadable.bit_count() == 1:
+            target = self._options.target_name
+            log.warning("reply not readable", target=target, node=node, error=str(error), count=self._unreadable)
 
     def token_not_refreshed(self, entity: str, error: RemoteError, left_s: float) -> None:
         """A token could not be replaced; the old one is good for so long."""
@@ -374,6 +387,10 @@ class BrokerConnection:
             case ConnectionClosed(error, reason):
                 condition = None if error is None else str(error.condition)
                 self._go_down(describe_end(error, reason), refused=reason == "sasl", condition=condition)
+
+    def _tell(self) -> None:
+        while self._to_tell:
+            self._to_tell.pop()()
 
     def _go_down(self, detail: str, *, refused: bool = False, condition: str | None = None) -> None:
         if self._trouble is None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from renewer.core.events import LinkLost
     from renewer.core.model import Grant, LeaseId
     from renewer.ports import WantedRenewal
+    from renewer.targets.servicebus.connection import BrokerConnection
     from renewer.targets.servicebus.envelope import Reply, Template
     from renewer.targets.servicebus.heldsession import HeldSession
     from renewer.targets.servicebus.lockclock import LockClock
@@ -67,38 +68,63 @@ class Judge(Protocol):
         ...
 
 
+class Answers:
+    """Tells whoever wants sessions renewed of their answers: of grants that came together, together."""
+
+    __slots__ = ("_granted", "answered")
+
+    def __init__(self, answered: Callable[[Sequence[Any]], None]) -> None:
+        self.answered = answered
+        self._granted: list[SessionRenewal] = []
+
+    def add(self, renewal: SessionRenewal, carrier: BrokerConnection) -> None:
+        """A renewal was granted by what was read just now."""
+        if not self._granted:
+            carrier.tell_together(self._tell)
+        self._granted.append(renewal)
+
+    def _tell(self) -> None:
+        granted, self._granted = self._granted, []
+        # What came behind the grant may have been the end of the session.
+        wanted = [renewal.wanted for renewal in granted if not renewal.is_cancelled]
+        if wanted:
+            self.answered(wanted)
+
+
 class SessionRenewal:
     """A renewal that no task waits for (`PendingRenewal`). `note` is told of errors."""
 
-    __slots__ = ("_answered", "_held", "_judge", "_note", "_request", "_wanted", "grant")
+    __slots__ = ("_answers", "_held", "_judge", "_note", "_request", "grant", "is_cancelled", "wanted")
 
     def __init__(
         self,
         judge: Judge,
         held: HeldLock,
         wanted: WantedRenewal,
-        answered: Callable[[Sequence[Any]], None],
+        answers: Answers,
         note: Callable[[RemoteError], None],
     ) -> None:
         self.grant: Grant | None = None
+        self.wanted = wanted
+        self.is_cancelled = False
         self._judge = judge
         self._held = held
-        self._wanted = wanted
-        self._answered = answered
+        self._answers = answers
         self._note = note
         self._request: Request | None = None
 
     def ask(self) -> None:
         """Ask, unless that cannot be done now."""
         # It may be answered at once: by a pair of links that fails.
-        self._wanted.renewal = self
+        self.wanted.renewal = self
         held = self._held
         try:
             request = held.management.ask(held.renewal(), self._on_answer, before=held.asked)
         except TransientError:
-            self._wanted.renewal = None
+            self.wanted.renewal = None
+            return
         except BaseException:
-            self._wanted.renewal = None
+            self.wanted.renewal = None
             raise
         self._request = request
         if request.is_unanswered:
@@ -114,6 +140,7 @@ class SessionRenewal:
 
     def cancel(self) -> None:
         """See `PendingRenewal`."""
+        self.is_cancelled = True
         if self._request is not None:
             self._over(self._request)
             self._request.cancel()
@@ -129,7 +156,10 @@ class SessionRenewal:
         if reply is not None and reply.is_success:
             with suppress(TransientError):  # A reply that does not say until when: `finish` raises it again.
                 self.grant = self._judge.granted(self._held, reply)
-        self._answered([self._wanted])
+        if self.grant is None:
+            self._answers.answered([self.wanted])
+        else:
+            self._answers.add(self, self._held.link.carrier)
 
     async def _reply(self) -> Reply:
         assert self._request is not None  # noqa: S101 - it is answered

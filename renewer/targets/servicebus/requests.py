@@ -241,12 +241,12 @@ class RequestPair:
                 self._settle_replies()
         try:
             key, said = read_reply(delivery.payload)
-        except AmqpProtocolError:
-            self._carrier.dropped_reply(self.address, "unreadable")
+        except AmqpProtocolError as error:
+            self._carrier.unreadable_reply(self.address, error)
             return
         request = self._registry.get(key) if key is not None else None
         if request is None:
-            self._carrier.dropped_reply(self.address, "for nobody")
+            self._carrier.dropped_reply(self.address)
             return
         self._carrier.answered()
         now = self._carrier.now()

@@ -15,7 +15,7 @@ from renewer.targets.servicebus.acceptance import Acceptance
 from renewer.targets.servicebus.acquisition import SessionAcquisition
 from renewer.targets.servicebus.ceilings import OUR_LIMIT
 from renewer.targets.servicebus.deliveries import PastEpochs, read_handle, unknown_handle
-from renewer.targets.servicebus.heldlock import HeldLock, SessionRenewal
+from renewer.targets.servicebus.heldlock import Answers, HeldLock, SessionRenewal
 from renewer.targets.servicebus.heldsession import HeldSession
 from renewer.targets.servicebus.managementops import read_expiration
 from renewer.targets.servicebus.verdicts import copy_of
@@ -56,6 +56,7 @@ class SessionLocks:
         self._durations = durations
         self._report_loss = report_loss
         self._clock = clock
+        self._answers: Answers | None = None
         self._held: dict[LeaseId, HeldLock] = {}
         self._by_link: dict[SessionLink, HeldLock] = {}
         self._held_of: Counter[str] = Counter()
@@ -131,10 +132,13 @@ class SessionLocks:
         self, wanted: Sequence[W], answered: Callable[[Sequence[W]], None], *, note: Callable[[RemoteError], None]
     ) -> None:
         """See `BeginsRenewals`; `note` is told of errors."""
+        answers = self._answers
+        if answers is None or answers.answered != answered:
+            answers = self._answers = Answers(answered)
         for one in wanted:
             held = self._held.get(one.spec.id)
             if held is not None and held.epoch == one.epoch:
-                SessionRenewal(self, held, one, answered, note).ask()
+                SessionRenewal(self, held, one, answers, note).ask()
 
     async def renewed(self, held: HeldLock, reply: Awaitable[Reply]) -> Grant:
         """What a renewal comes to once this reply to it is there."""
