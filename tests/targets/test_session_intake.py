@@ -31,6 +31,7 @@ class Broker:
         self.flows: list[tuple[int, bool]] = []
         self.shelf: list[bytes] = []
         self.deaf = deaf
+        self.to_tell: list[Callable[[], None]] = []
         self.sharing = sharing or Sharing()
         self.intake = Intake(self, self.sharing, largest=largest)
 
@@ -38,16 +39,25 @@ class Broker:
         self.credit = credit
         self.flows.append((credit, drain))
 
+    def tell_together(self, tell: Callable[[], None]) -> None:
+        self.to_tell.append(tell)
+
     def send(self, *payloads: bytes) -> None:
-        """Whether there is credit or not, as what was under way when it was taken back."""
+        """Whether there is credit or not, as what was under way when it was taken back.
+
+        They come with one read of the connection: the link has counted all of them before the first is told.
+        """
+        self.credit = max(0, self.credit - len(payloads))
         for payload in payloads:
-            self.credit = max(0, self.credit - 1)
             self.intake.on_arrival(Delivery(None, b"", 0, False, payload))  # type: ignore[arg-type]
+        while self.to_tell:
+            self.to_tell.pop()()
 
     def work(self) -> None:
         """Answer what was asked for."""
         while self.shelf and self.credit:
-            self.send(self.shelf.pop(0))
+            together, self.shelf = self.shelf[: self.credit], self.shelf[self.credit :]
+            self.send(*together)
         if self.credit and self.flows and self.flows[-1][1] and not self.deaf:
             self.credit = 0
             self.intake.on_drained()
@@ -100,6 +110,33 @@ async def test_a_call_has_as_much_credit_as_it_asks_for() -> None:
         await settled()
         assert call.got == [b"%d" % n for n in range(7)]
     assert broker.flows == [(7, False)]
+
+
+async def test_messages_that_come_together_are_no_reason_for_more_credit() -> None:
+    broker = Broker()
+    broker.shelf += [b"%d" % n for n in range(12)]
+    async with anyio.create_task_group() as tasks:
+        call = Taking(lambda: broker.take(7))
+        tasks.start_soon(call.run)
+        await settled()
+        broker.work()
+    assert call.got == [b"%d" % n for n in range(7)]
+    assert broker.flows == [(7, False)]
+    assert len(broker.shelf) == 5
+
+
+async def test_messages_that_come_together_while_the_link_is_drained_are_no_reason_for_more_credit() -> None:
+    broker = Broker()
+    async with anyio.create_task_group() as tasks:
+        call = Taking(lambda: broker.take(7))
+        tasks.start_soon(call.run)
+        await settled()
+        broker.send(b"0")
+        await settled()
+        broker.shelf += [b"%d" % n for n in range(1, 12)]
+        broker.work()
+    assert call.got == [b"%d" % n for n in range(7)]
+    assert broker.flows == [(7, False), (6, True)]
 
 
 async def test_after_the_first_message_a_call_takes_what_is_there_and_waits_no_longer() -> None:

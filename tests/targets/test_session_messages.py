@@ -16,6 +16,7 @@ from renewer.amqp import (
     Message,
     MessageProperties,
     Modified,
+    ReceiverLink,
     Rejected,
     Released,
     Sequence,
@@ -105,6 +106,21 @@ async def test_a_held_session_gives_the_broker_no_credit_until_somebody_receives
         assert (link.credit, link.queued, link.delivery_count) == (0, 3, 0)
         assert bodies(await r.target.receive(spec(), 1, count=2, wait_s=5)) == ["1", "2"]
         assert (link.queued, link.delivery_count) == (1, 2)
+
+
+async def test_messages_that_come_together_are_no_reason_for_more_credit(monkeypatch):
+    flows, flow = [], ReceiverLink.flow
+    monkeypatch.setattr(
+        ReceiverLink, "flow", lambda link, credit, **how: (flows.append((credit, how)), flow(link, credit, **how))
+    )
+    async with rig() as r:
+        await holding(r)
+        send(r, *range(1, 10))
+        flows.clear()
+        assert len(await r.target.receive(spec(), 1, count=7, wait_s=5)) == 7
+        await r.target.renew(spec(), 1)
+        assert flows == [(7, {"drain": False})]
+        assert r.broker.link_of("s1").queued == 2
 
 
 async def test_a_receive_waits_for_the_first_message_and_for_no_more():
@@ -918,8 +934,9 @@ async def test_a_loss_ends_those_who_wait_at_once_and_says_what_was_in_flight(br
         assert len(errors) == 2
         (loss,) = r.losses
         assert loss.reason == reason
-        assert "12 messages in flight will be delivered again" in loss.detail
-        assert "(sequence numbers 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more)" in loss.detail
+        sure, one = "11 messages in flight will be delivered again", "1 message in flight will be delivered again"
+        assert f"; {sure} (sequence numbers 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 1 more)" in loss.detail
+        assert loss.detail.endswith(f"; {one}, if not settled before (sequence number 2)")
         assert [m.is_lost for m in r.target.in_flight(spec())] == [True] * 12
         unsure = await failing(r.target.settle(spec(), 1, COMPLETE, lost[0].handle), LeaseLostError)
         assert "not known" in str(unsure)

@@ -18,7 +18,7 @@ from renewer.errors import ConflictError, LeaseLostError, MessageSettledError, U
 from renewer.messages import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from renewer.amqp import Delivery, DeliveryState
@@ -217,19 +217,25 @@ class Past:
 
     def told(self) -> str:
         """What was lost, for people; empty if nothing was in flight."""
-        if not self.lost:
-            return ""
-        one = len(self.lost) == 1
-        named = [str(sequence) for sequence in self.lost.values() if sequence is not None][:_NAMED]
-        more = len(self.lost) - len(named)
-        numbers = ", ".join(named) + (f" and {more} more" if more and named else "")
-        words = f"; {len(self.lost)} message{'' if one else 's'} in flight will be delivered again"
-        return f"{words} (sequence number{'' if one else 's'} {numbers})" if numbers else words
+        sure = [sequence for number, sequence in self.lost.items() if number not in self.unsure]
+        unsure = [sequence for number, sequence in self.lost.items() if number in self.unsure]
+        return _in_flight(sure, "") + _in_flight(unsure, ", if not settled before")
 
     def in_flight(self) -> list[InFlight]:
         """What was lost."""
         gone = {**self.taken_back, **self.lost}
         return [InFlight(f"{self.epoch}.{number}", sequence, is_lost=True) for number, sequence in gone.items()]
+
+
+def _in_flight(sequences: Sequence[int | None], unless: str) -> str:
+    if not sequences:
+        return ""
+    one = len(sequences) == 1
+    named = [str(sequence) for sequence in sequences if sequence is not None][:_NAMED]
+    more = len(sequences) - len(named)
+    numbers = ", ".join(named) + (f" and {more} more" if more and named else "")
+    words = f"; {len(sequences)} message{'' if one else 's'} in flight will be delivered again{unless}"
+    return f"{words} (sequence number{'' if one else 's'} {numbers})" if numbers else words
 
 
 class PastEpochs:

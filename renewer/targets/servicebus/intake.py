@@ -45,6 +45,10 @@ class Tap(Protocol):
         """Let so many come from now; with `drain` at once or not at all."""
         ...
 
+    def tell_together(self, tell: Callable[[], None]) -> None:
+        """Have that called once all is told that came in with what is being told now."""
+        ...
+
 
 class Arrival(NamedTuple):
     """A message that came in, and its place among the others."""
@@ -71,6 +75,7 @@ class Intake:
         self._is_draining = False
         self._is_owed = False  # The answer to a drain that was called off.
         self._is_deaf = False
+        self._is_behind = False  # More came than we were told by now.
         self._error: Callable[[], Exception] | None = None
 
     async def take(self, count: int, wait_s: float) -> list[Arrival]:
@@ -133,10 +138,11 @@ class Intake:
         self._sharing.use(arrival.size)
         heapq.heappush(self._kept, arrival)
         self._serve()
-        if self._is_draining and not self._tap.credit:
-            # All credit was used: there may be more, and those who want more ask anew.
-            self._is_draining = False
-        self._adjust(top_up_at=0.5)
+        if not self._is_behind:
+            # The link has counted all that came with this one, and we have not seen it yet: credit in its place would
+            # be for messages that nobody waits for.
+            self._is_behind = True
+            self._tap.tell_together(self._caught_up)
 
     def on_drained(self) -> None:
         """The broker has no more for now, and gave back what credit was left."""
@@ -158,6 +164,14 @@ class Intake:
             self.done_with(gone)
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _caught_up(self) -> None:
+        """All that came together is here."""
+        self._is_behind = False
+        if self._is_draining and not self._tap.credit:
+            # All credit was used: there may be more, and those who want more ask anew.
+            self._is_draining = False
+        self._adjust(top_up_at=0.5)
 
     def _check(self) -> None:
         if self._error is not None:

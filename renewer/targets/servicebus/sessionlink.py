@@ -207,6 +207,10 @@ class SessionLink:
             self._link.flow(credit, drain=drain)
             self.carrier.flush()
 
+    def tell_together(self, tell: Callable[[], None]) -> None:
+        """Have that called once all is told that came in with what is being told now."""
+        self.carrier.tell_together(tell)
+
     def settle(self, delivery: Delivery, state: DeliveryState) -> None:
         """Tell the broker what is to become of a message; its answer comes as `LinkUser.on_updated`.
 
