@@ -12,11 +12,20 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import Figure, Wanted
-from benchmarks.processes import connections, cpu_s, first_line, module, rss_mib
+from benchmarks.processes import (
+    connections,
+    cpu_s,
+    first_line,
+    free_port,
+    module,
+    rss_mib,
+    wait_until_listening,
+)
 from benchmarks.scene import broker, daemon
 from renewer.client import AsyncClient, Lease
 
@@ -54,6 +63,7 @@ def measure(*, quick: bool) -> Iterator[Figure]:
     """Both sides in turns, and what came of it; then many sessions."""
     count, lock_s, span_s, rounds = (40, 3, 1.5, 1) if quick else (1_000, 10, 12.0, 2)
     seen: dict[str, list[Seen]] = {"": [], SDK: [], SHARED: []}
+    one_by_one: list[Seen] = []
     rushed: list[float] = []
     with broker(lock_s, f"{QUEUE}:session") as at:
         for number in range(rounds):
@@ -61,9 +71,15 @@ def measure(*, quick: bool) -> Iterator[Figure]:
             if not quick:
                 rushed.append(_sdk_in_a_rush(at, count, f"rush-{number}"))
             seen[""].append(_daemon(at, count, lock_s, span_s, f"daemon-{number}"))
+            with _answers_one_by_one(at.port) as port:
+                one_by_one.append(_daemon(at, count, lock_s, span_s, f"alone-{number}", port))
             seen[SDK].append(_sdk(at, count, lock_s, span_s, f"sdk-{number}"))
     work = f"{count:,} sessions, {lock_s} s lock"
     yield from _beside(work, seen)
+    for peer in (SDK, SHARED):
+        ours, theirs = ([one.cpu_us for one in side] for side in (one_by_one, seen[peer]))
+        what = "CPU per renewal, each answer alone"
+        yield Figure(work, what, "us", ours, peer, theirs, Wanted("at most", 1 / 5))
     if quick:
         yield from _alone(work, *seen[""])
         return
@@ -99,8 +115,17 @@ def _alone(work: str, seen: Seen) -> Iterator[Figure]:
     yield Figure(work, "TCP connections", "", [seen.connections])
 
 
-def _daemon(at: Broker, count: int, lock_s: float, span_s: float, prefix: str) -> Seen:
-    with daemon(at.port) as running:
+@contextmanager
+def _answers_one_by_one(upstream: int) -> Iterator[int]:
+    """A port by way of which the broker's answers come each by itself. So they do for the SDK in any case."""
+    port = free_port()
+    with module("benchmarks.onebyone", str(port), str(upstream)):
+        wait_until_listening(port)
+        yield port
+
+
+def _daemon(at: Broker, count: int, lock_s: float, span_s: float, prefix: str, port: int | None = None) -> Seen:
+    with daemon(at.port if port is None else port) as running:
         before_mib = rss_mib(running.pid)
         accept_s = asyncio.run(_accept(running.api, [f"{prefix}-{number}" for number in range(count)]))
         window = _watch(at, running.pid, lock_s, span_s)
