@@ -223,6 +223,23 @@ async def test_what_waits_for_the_links_of_a_pair_is_asked_over_those_that_repla
         assert waiting.all == []
 
 
+async def test_a_pair_that_lets_nothing_be_sent_is_backed_up_however_often_the_same_is_asked_for():
+    async with rig() as r:
+        await r.target.acquire(spec(), 1)
+        await Answer(r).wait()
+        # The broker takes no more requests over these links.
+        r.broker.peer.requesters["orders/$management"].flow(0)
+        r.broker.peer.transport.flush()
+        first = r.broker.peer.requesters["orders/$management"]
+        await anyio.sleep(0.1)
+        answers = []
+        for _ in range(4):
+            answers.append(Answer(r))
+            await anyio.sleep(0.8)
+        assert r.broker.peer.requesters["orders/$management"] is not first
+        assert (await answers[-1].wait()).grant is not None
+
+
 async def test_replies_that_cannot_be_read_are_told_the_first_and_the_second_time_and_then_ever_less():
     async with rig() as r:
         await r.target.acquire(spec(), 1)

@@ -167,7 +167,8 @@ class RequestPair:
         if request.home is not self:
             del self._queue[before.place]
             return False
-        request.place = before.place
+        # Also how long nothing has been sent, by which it is seen that other links may do better.
+        request.place, request.asked_at = before.place, before.asked_at
         self._queue[request.place] = request
         return True
 
