@@ -223,7 +223,7 @@ class AmqpTransport:
 
 def _tune_socket(stream: ByteStream) -> None:
     """Small frames must not wait for each other, and a peer that vanished must be noticed by the kernel too."""
-    raw_socket = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610
+    raw_socket = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - a stream's attribute
     if raw_socket is None or raw_socket.family not in (socket.AF_INET, socket.AF_INET6):
         return
     with suppress(OSError):  # That the stream has gone already shows where it is read.

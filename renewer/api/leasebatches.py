@@ -66,6 +66,8 @@ async def create_leases(
     # No header can carry a line break: nobody else's key is like that.
     keys = [None if whole is None else replace(whole, key=f"{whole.key}\n{n}") for n in range(len(body.leases))]
     answers = await control.hold_all([hold_request(wish, key) for wish, key in zip(body.leases, keys, strict=True)])
+    # Those who asked may wait for long, and what they wrote takes more memory than the leases that it became.
+    body.leases.clear()
     if waiting.wait:
         leases = [answer[0] for answer in answers if not isinstance(answer, RenewerError)]
         # One that was forgotten meanwhile is nobody's any longer.

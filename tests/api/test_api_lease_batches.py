@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import asynccontextmanager
 
 import anyio
 import httpx
 import pytest
 
-from renewer.api.models import MAX_LEASES_AT_ONCE
+from renewer.api.models import MAX_LEASES_AT_ONCE, NewLease
 from renewer.api.server import build_api
 from renewer.daemon.control import Limits
 from tests.daemon.daemon_rig import Desk, FakeBroker, FakeService
@@ -52,6 +53,18 @@ async def test_many_are_held_in_the_order_in_which_they_were_asked_for(clock):
         assert {item["lease"]["state"] for item in items} == {"held"}
         listed = (await client.get("/v1/leases", params={"limit": 1000})).json()["items"]
         assert [lease["id"] for lease in listed] == [item["lease"]["id"] for item in items]
+
+
+async def test_what_was_written_is_not_kept_while_the_request_waits(clock):
+    async with api(clock) as client, anyio.create_task_group() as tasks:
+        gc.collect()
+        before = sum(isinstance(one, NewLease) for one in gc.get_objects())
+        tasks.start_soon(lambda: client.post(BATCH, params={"wait": "10s"}, json=asking_for("a", "b", "taken")))
+        await anyio.wait_all_tasks_blocked()
+        assert [lease.state.value for lease in client.rig.control.leases()] == ["held", "held", "acquiring"]
+        gc.collect()
+        assert sum(isinstance(one, NewLease) for one in gc.get_objects()) == before
+        tasks.cancel_scope.cancel()
 
 
 async def test_what_is_wrong_with_one_keeps_no_other_from_being_held(clock):

@@ -29,7 +29,6 @@ ATTACHES_AT_ONCE: Final = 128
 ATTACH_PATIENCE_S: Final = 2.0
 """How long an acquisition waits for its turn; then it goes ahead: those before it may be waiting for lost answers."""
 
-
 MOST_TRIED: Final = 5
 """So many connections that are full, one after the other, are tried for one session."""
 
